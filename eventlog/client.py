@@ -1,0 +1,286 @@
+"""Bus: the Python client that the command line, the watcher and agent authors use; everything over HTTP."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from eventlog import errors
+from eventlog.discovery import discover
+from eventlog.sse import RETRY_MS, Frame
+from eventlog.wire import Answer, Stream, Wire
+
+__all__ = ["Answer", "Bus", "Stream", "backoff_s"]
+
+#: The longest wait between two attempts to reach the bus.
+BACKOFF_S_MAX = 30.0
+#: The first wait between two attempts to send.
+SEND_BACKOFF_S = 0.25
+#: How long `send` goes on trying, by default.
+GIVE_UP_S = 60.0
+
+
+def backoff_s(failures: int, base_s: float = RETRY_MS / 1000) -> float:
+    """How long to wait after so many failures in a row (from 1): doubling, and with jitter, so that not all return as one."""
+    return random.uniform(0.5, 1.0) * min(BACKOFF_S_MAX, base_s * 2.0 ** min(failures - 1, 10))
+
+
+class Bus(Wire):
+    """A client of one bus: `async with Bus(url, token) as bus: ...`, or `Bus.discover()`.
+
+    Methods return decoded JSON in the shapes of the HTTP reference. They raise the error of `eventlog.errors` that the
+    answer's `code` stands for; no answer, or one that is not the bus's, is `Unreachable`.
+    """
+
+    @classmethod
+    def discover(cls, url: str | None = None, token_file: Path | None = None, *, timeout_s: float = 10.0) -> Self:
+        """The bus that the environment or the client's configuration file names; `ConfigError` says what to set."""
+        address = discover(url, token_file)
+        return cls(address.url, address.token, timeout_s=timeout_s)
+
+    async def follow(
+        self,
+        *,
+        after: int | str | None = None,
+        agents: Sequence[str] = (),
+        events: Sequence[str] = (),
+        heartbeat_s: int = 5,
+        log: str | None = None,
+        id_only: bool = False,
+    ) -> AsyncIterator[Frame]:
+        """Every event after the cursor, each once and in order, for as long as it is iterated: it reconnects by itself.
+
+        A `reset` is yielded like an event: the log is another one, or the cursor was not of it, and ids begin anew from
+        the frame's. With `id_only`, frames that only move the cursor are yielded too (their `data` is None).
+        Raises what no reconnect mends: a wrong token, a forbidden agent, a bad argument.
+        """
+        cursor: int | None = None
+        failures = 0
+        while True:
+            retry_s = RETRY_MS / 1000
+            try:
+                async with self.follow_once(
+                    after=after, last_event_id=cursor, agents=agents, events=events, heartbeat_s=heartbeat_s, log=log
+                ) as stream:
+                    async for frame in stream:
+                        failures, retry_s, before = 0, stream.retry_s, cursor
+                        # The opening frame of another log comes before the reset that tells of it: cut off between the
+                        # two, we must come back with the old cursor, or the reset would never be told.
+                        if frame.cursor is not None and (frame.data is not None or log in (None, stream.log_id)):
+                            cursor, log = frame.cursor, stream.log_id
+                        if frame.data is not None or (id_only and cursor != before):
+                            yield frame
+            except (errors.Unavailable, errors.TooManyRequests) as exc:
+                retry_s = max(retry_s, min(exc.retry_after_s or 0.0, BACKOFF_S_MAX))
+            failures += 1
+            await asyncio.sleep(backoff_s(failures, retry_s))
+
+    # ---- messages ---------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        to_agent: str | Sequence[str],
+        payload: Any = None,
+        *,
+        type: str | None = None,
+        from_agent: str | None = None,
+        reply_to: int | None = None,
+        thread_id: int | None = None,
+        expires: str | None = None,
+        key: str | None = None,
+        give_up_s: float = GIVE_UP_S,
+    ) -> Any:
+        """Sends a message to one agent, several, or "*"; tries for `give_up_s` seconds, with one key, until it is accepted.
+
+        Returns `{"id", "hash", "thread_id", "status", "known", "watched"}`, a list of these for several recipients.
+        Raises `NotAccepted` if no attempt can have been accepted, `OutcomeUnknown` (its detail names the key) if one
+        may have been, and at once what no other attempt would mend.
+        """
+        message = {
+            "to_agent": to_agent if isinstance(to_agent, str) else list(to_agent),
+            "payload": payload,
+            "type": type,
+            "from_agent": from_agent,
+            "reply_to": reply_to,
+            "thread_id": thread_id,
+            "expires": expires,
+        }
+        body = {name: value for name, value in message.items() if value is not None}
+        return await self._post_until_accepted(body, key or uuid.uuid4().hex, give_up_s)
+
+    async def _post_until_accepted(self, body: Mapping[str, Any], key: str, give_up_s: float) -> Any:
+        deadline = time.monotonic() + give_up_s
+        failures, maybe = 0, False
+        headers = {"Idempotency-Key": key}
+        while True:
+            timeout_s = max(0.1, min(self.timeout_s, deadline - time.monotonic()))
+            try:
+                return (await self.request("POST", "/api/send", json=body, headers=headers, timeout_s=timeout_s)).body
+            except errors.EventlogError as exc:
+                failures += 1
+                again = isinstance(exc, (errors.Unavailable, errors.TooManyRequests))
+                maybe = maybe or _maybe_accepted(exc)
+                wait_s = max(backoff_s(failures, SEND_BACKOFF_S), exc.retry_after_s or 0.0)
+                if not again and not maybe:
+                    raise
+                if not again or time.monotonic() + wait_s > deadline:
+                    raise _given_up(exc, maybe, failures, key) from exc
+            await asyncio.sleep(wait_s)
+
+    async def inbox(
+        self, agent: str, *, after: int | None = None, limit: int | None = None, wait_s: float | None = None
+    ) -> dict[str, Any]:
+        """`{"agent", "messages", "cursor", "has_more"}`: what is after the cursor (default: the acked one).
+
+        With `wait_s` an empty inbox is answered only when a message has come or the time is over.
+        """
+        params = {"agent": agent, "after": after, "limit": limit, "wait": wait_s}
+        return await self._get("/api/inbox", params, timeout_s=self.timeout_s + (wait_s or 0.0))
+
+    async def ack(self, agent: str, cursor: int) -> dict[str, Any]:
+        """Acknowledges all messages up to `cursor`, it included; `{"agent", "cursor"}` as it now stands."""
+        return await self._post("/api/inbox/ack", {"agent": agent, "cursor": cursor})
+
+    async def message(self, message_id: int) -> dict[str, Any]:
+        """One message and its receipt. Raises `NotFound` also if the token may not see it."""
+        return await self._get(f"/api/messages/{message_id}")
+
+    async def thread(self, thread_id: int) -> dict[str, Any]:
+        """The conversation that the message `thread_id` began, in order."""
+        return await self._get(f"/api/threads/{thread_id}")
+
+    # ---- history ----------------------------------------------------------------------------------------------------
+
+    async def events(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        agent: str | None = None,
+        event: str | None = None,
+        thread: int | None = None,
+    ) -> dict[str, Any]:
+        """One page of the log: `{"events", "cursor", "has_more", "head"}`; every event with its hash."""
+        params = {"after": after, "before": before, "limit": limit, "agent": agent, "event": event, "thread": thread}
+        return await self._get("/api/events", params)
+
+    async def replay(
+        self,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        agent: str | None = None,
+        event: str | None = None,
+        thread: int | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Every event strictly between the cursors, oldest first, page by page up to the head."""
+        while True:
+            page = await self.events(after=after, before=before, agent=agent, event=event, thread=thread)
+            for one in page["events"]:
+                yield one
+            if not page["has_more"]:
+                return
+            after = page["cursor"]
+
+    # ---- agents and wakes -------------------------------------------------------------------------------------------
+
+    async def agents(self) -> Any:
+        """What the bus knows of every agent; see `agent`."""
+        return await self._get("/api/agents")
+
+    async def agent(self, name: str) -> dict[str, Any]:
+        """Unread count, cursor, wake in flight, last wake, when the next is due and why, watchers, last seen."""
+        return await self._get(f"/api/agents/{_segment(name)}")
+
+    async def pause(self, agent: str) -> Any:
+        """No wake is granted to this agent until `resume`; "*" is all agents."""
+        return await self._post(f"/api/agents/{_segment(agent)}/pause", {})
+
+    async def resume(self, agent: str) -> Any:
+        """Wakes are granted again."""
+        return await self._post(f"/api/agents/{_segment(agent)}/resume", {})
+
+    async def ask(self, key: str, agent: str, **limits: Any) -> dict[str, Any]:
+        """Asks for a wake: `{"wake", "age_s"}` if granted, else `{"wake": None, "why", "retry_after_s"}`.
+
+        `limits`: watcher, node, timeout_s, start_within_s, ack, ack_within_s, max_attempts, min_interval_s, deliver.
+        """
+        return await self._post("/api/wakes", {"key": key, "agent": agent, **limits})
+
+    async def report(self, wake_id: int, key: str, outcome: str, **told: Any) -> dict[str, Any]:
+        """Reports how a wake ended; `told`: exit_code, duration_ms, detail, reply.
+
+        Raises `NotFound` (unknown_wake) or `Conflict` (already_finished, superseded): then, too, the wake is over.
+        """
+        body = {"key": key, "outcome": outcome, **told}
+        return _object(await self.request("PATCH", f"/api/wakes/{wake_id}", json=body))
+
+    # ---- administration ---------------------------------------------------------------------------------------------
+
+    async def tokens(self) -> Any:
+        """All tokens that are not revoked: name, kind, agents, peer; never the token itself."""
+        return await self._get("/api/tokens")
+
+    async def token_create(
+        self, name: str, kind: str, agents: Sequence[str] = (), peer: str | None = None
+    ) -> dict[str, Any]:
+        """Makes a token; this answer is the only place where it ever stands (`token`)."""
+        body = {"name": name, "kind": kind, "agents": list(agents) or None, "peer": peer}
+        return await self._post("/api/tokens", {field: value for field, value in body.items() if value is not None})
+
+    async def token_revoke(self, name: str) -> None:
+        """Ends a token and the streams opened with it."""
+        await self.request("DELETE", f"/api/tokens/{_segment(name)}")
+
+    async def redact(self, message_id: int, reason: str) -> Any:
+        """Erases a message's payload; the chain of hashes stays whole."""
+        return await self._post(f"/api/messages/{message_id}/redact", {"reason": reason})
+
+    async def backup(self, path: Path, *, timeout_s: float = 600.0) -> Any:
+        """Has the bus write a marked copy of its log to `path`, a path on the bus's own machine."""
+        return await self._post("/api/backup", {"path": str(path)}, timeout_s=timeout_s)
+
+    async def healthz(self) -> Answer:
+        """Whether a bus answers; its headers carry the bus's clock (`Date`)."""
+        return await self.request("GET", "/healthz")
+
+    async def _get(
+        self, path: str, params: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        return _object(await self.request("GET", path, params=params, timeout_s=timeout_s))
+
+    async def _post(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
+        return _object(await self.request("POST", path, json=body, timeout_s=timeout_s))
+
+
+def _object(answer: Answer) -> dict[str, Any]:
+    if not isinstance(answer.body, dict):
+        raise errors.Unreachable("what answers is not an event log: its answer is no JSON object", sent=True)
+    return answer.body
+
+
+def _segment(name: str) -> str:
+    """A name as one segment of a path."""
+    return quote(name, safe="")
+
+
+def _given_up(exc: errors.EventlogError, maybe: bool, attempts: int, key: str) -> errors.Unavailable:
+    """What `send` says when it stops trying: whether an attempt may have been accepted."""
+    last = f"last of {attempts} attempts: {exc.detail}"
+    if maybe:
+        return errors.OutcomeUnknown(
+            f"not known whether the message was accepted; send it again with the key {key} ({last})"
+        )
+    return errors.NotAccepted(f"the message was not accepted; send it again later ({last})")
+
+
+def _maybe_accepted(exc: errors.EventlogError) -> bool:
+    """Whether a failed attempt may have been accepted: a refused connection and a full queue took nothing."""
+    if isinstance(exc, errors.Unreachable):
+        return exc.sent
+    return isinstance(exc, errors.Unavailable)
