@@ -1,0 +1,56 @@
+# What a developer types; every target sets up .venv in this checkout by itself.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check fmt bench soak clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(STAMP) ## start a bus and a watcher with two agents, and show their conversation (Ctrl-C ends it)
+	@$(PY) examples/run.py
+
+demo: $(STAMP) ## let two agents talk while bus and watcher are killed; count what was lost (ends by itself)
+	@$(PY) examples/demo.py
+
+test: check ## check, then every test; a test is skipped only if it needs a program that is not installed
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## lint, format, types and import contracts; quick
+	$(PY) -m ruff check --quiet .
+	$(PY) -m ruff format --check --quiet .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+fmt: $(STAMP) ## format, and mend what lint can mend
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(STAMP) ## measure appends beside bare SQLite on this machine
+	@$(PY) benchmarks/appends.py
+
+soak: $(STAMP) ## the crash tests, with many more rounds
+	EVENTLOG_SOAK=1 $(PY) -m pytest -m fault --timeout 3600 $(PYTEST_ARGS)
+
+clean: ## remove .venv, caches and builds; the logs in var/ stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed anew whenever what is to be installed changes.
+$(STAMP): pyproject.toml constraints.txt
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	echo "setting up $(VENV) with $$($$found -V) (once; about a minute) ..."; \
+	$(PY) -c '' 2>/dev/null || $$found -m venv --clear $(VENV) || \
+	  { echo "make: $$found cannot make a venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
+	  { echo "make: installing the dependencies failed; see above" >&2; exit 1; }
+	@touch $(STAMP)
