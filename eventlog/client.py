@@ -25,7 +25,7 @@ GIVE_UP_S = 60.0
 
 
 def backoff_s(failures: int, base_s: float = RETRY_MS / 1000) -> float:
-    """How long to wait after so many failures in a row (from 1): doubling, and with jitter, so that not all return as one."""
+    """How long to wait after so many failures in a row (from 1): doubling, with jitter, lest all return as one."""
     return random.uniform(0.5, 1.0) * min(BACKOFF_S_MAX, base_s * 2.0 ** min(failures - 1, 10))
 
 
@@ -48,7 +48,7 @@ class Bus(Wire):
         after: int | str | None = None,
         agents: Sequence[str] = (),
         events: Sequence[str] = (),
-        heartbeat_s: int = 5,
+        heartbeat_s: float = 5,
         log: str | None = None,
         id_only: bool = False,
     ) -> AsyncIterator[Frame]:
@@ -86,7 +86,7 @@ class Bus(Wire):
         to_agent: str | Sequence[str],
         payload: Any = None,
         *,
-        type: str | None = None,
+        type: str | None = None,  # noqa: A002 - the contract's word
         from_agent: str | None = None,
         reply_to: int | None = None,
         thread_id: int | None = None,
@@ -94,7 +94,7 @@ class Bus(Wire):
         key: str | None = None,
         give_up_s: float = GIVE_UP_S,
     ) -> Any:
-        """Sends a message to one agent, several, or "*"; tries for `give_up_s` seconds, with one key, until it is accepted.
+        """Sends a message to one agent, several, or "*"; tries for `give_up_s` seconds with one key until accepted.
 
         Returns `{"id", "hash", "thread_id", "status", "known", "watched"}`, a list of these for several recipients.
         Raises `NotAccepted` if no attempt can have been accepted, `OutcomeUnknown` (its detail names the key) if one

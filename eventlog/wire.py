@@ -175,7 +175,7 @@ class Wire:
         last_event_id: int | None = None,
         agents: Sequence[str] = (),
         events: Sequence[str] = (),
-        heartbeat_s: int = 5,
+        heartbeat_s: float = 5,
         watcher: str | None = None,
         node: str | None = None,
         log: str | None = None,
