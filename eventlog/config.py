@@ -47,7 +47,7 @@ def _setting(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The bus's settings: defaults, then the configuration file, then the environment, then the command line; the last wins.
+    """The bus's settings: defaults, configuration file, environment, command line; the later one wins.
 
     `Config.load` raises `ConfigError` naming the setting, where it came from, and the mend.
     """
