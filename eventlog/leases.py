@@ -1,0 +1,370 @@
+"""Leases: carries out what wakes.py decides, at an ask, at a report and at the bus's own sweep, as events of the log."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from eventlog.agents import EVERYONE, AgentState, Limits, Segment, Wake, concerned
+from eventlog.engine import Append, Appended, Engine, Key
+from eventlog.errors import Conflict, NotFound, Unavailable
+from eventlog.event import RESERVED, Draft, Event, fold
+from eventlog.store import Store, WakeRow
+from eventlog.wakes import (
+    ACK_WITHIN_TIMES,
+    Clock,
+    Dead,
+    Decision,
+    Grant,
+    Nothing,
+    RanOut,
+    ack_deadline,
+    decide,
+    lease_over,
+)
+
+#: The scope of the keys of asks; no sender's name holds a colon.
+KEY_SCOPE = "wake:"
+#: The most dead letters in one transaction; the rest follow in the next.
+DEAD_LETTERS_MAX = 200
+#: How much of the messages goes along with a wake, bytes of JSON.
+MESSAGES_BYTES_MAX = 64 * 1024
+#: How many messages are read to fill that.
+MESSAGES_MAX = 500
+#: How often one ask decides anew because the agent's state moved, before it gives up.
+DECISIONS_MAX = 10_000
+#: After a restore, nothing is granted for at least so long, seconds [R16].
+QUIET_S = 600
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A watcher's ask: wake this agent, under these limits, as `key`."""
+
+    agent: str
+    key: str
+    watcher: str
+    node: str
+    limits: Limits = Limits()
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """A wake that is the asker's: newly, or `again` because the first answer may have been lost.
+
+    `messages` are the unread ones it covers, oldest first; `truncated` tells that there are more than fit.
+    """
+
+    agent: str
+    wake: Wake
+    messages: tuple[Event, ...]
+    truncated: bool
+    age_s: float
+    again: bool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a watcher says of a wake that is over; `reply` is a payload for the sender of its newest message."""
+
+    key: str
+    outcome: str
+    exit_code: int | None = None
+    duration_ms: int | None = None
+    detail: str | None = None
+    reply: bytes | None = None
+
+
+class Leases:
+    """One agent, one wake at a time: decides by the log and appends what it decided under that condition."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        *,
+        quiet_s: float = QUIET_S,
+        sweep_interval_s: float = 1,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._now = monotonic
+        self._sweep_interval_s = sweep_interval_s
+        self._quiet_s = quiet_s if store.quiet else 0.0
+        self._asked_lease_s = 0.0
+        self._clock = Clock(monotonic(), datetime.now(UTC))
+        self._token_ends: dict[int, float] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def saw(self, events: Iterable[Event]) -> None:
+        """Note when these events were appended; called once for each, after the store has moved on by them."""
+        now = self._now()
+        for event in events:
+            agent = concerned(event)
+            if agent is None:
+                continue
+            state = self._store.agent(agent)
+            self._clock.saw(state, event.id, now)
+            if event.event == "wake.started" and state.wake is not None:
+                self._token_ends[event.id] = now + _token_life_s(state.wake.limits)
+
+    async def ask(self, ask: Ask) -> Granted | Nothing:
+        """A wake for the asker, or why there is none now. Durable before it answers.
+
+        `Nothing.why` is `in_flight`, `nothing_unread`, `ack_pending`, `paused`, `quiet`, `backoff`, `min_interval`, or
+        `closed`: this key's wake is over, take a new key.
+        """
+        if self._quiet_s:
+            self._asked_lease_s = max(self._asked_lease_s, ask.limits.lease_s)
+        async with self._turn(ask.agent):
+            for _ in range(DECISIONS_MAX):
+                state, decision = await self._settled(ask.agent, ask.limits)
+                used = await self._store.wake_by_key(ask.key)
+                if used is not None:
+                    wake = state.in_flight
+                    if wake is None or wake.id != used.id:
+                        return Nothing("closed", 0)
+                    return await self._granted(state, wake, again=True)
+                if isinstance(decision, Nothing):
+                    return decision
+                if await self._start(ask, state, decision):
+                    state = self._store.agent(ask.agent)
+                    assert state.wake is not None
+                    return await self._granted(state, state.wake, again=False)
+        raise Unavailable("the agent's state keeps moving; ask again", retry_after_s=1)
+
+    async def report(self, wake_id: int, report: Report) -> WakeRow:
+        """Record how a wake ended, with its reply and, for `ack = "exit"`, its ack, all or nothing.
+
+        The outcome reported first stands [R7]. Raises NotFound `unknown_wake` (a wrong key too), Conflict
+        `already_finished` when another outcome was reported first, and `superseded` when a newer wake of the agent has
+        started [R12].
+        """
+        row = await self._store.wake(wake_id)
+        if row is None or row.key != report.key:
+            raise NotFound("no wake with this id and key; drop what you hold of it and ask again", code="unknown_wake")
+        async with self._turn(row.agent):
+            for _ in range(DECISIONS_MAX):
+                state = self._store.agent(row.agent)
+                latest = state.wake is not None and state.wake.id == wake_id
+                row = await self._store.wake(wake_id) or row
+                if row.outcome == report.outcome and (row.reported or not latest):
+                    return row
+                if row.reported:
+                    raise Conflict(f"this wake was reported {row.outcome} before; that stands", code="already_finished")
+                if not latest:
+                    raise Conflict("a newer wake of this agent has started; ask again", code="superseded")
+                drafts = [_finished_draft(row, report), *await self._on_ok(state, row, report)]
+                if await self._append(state, drafts):
+                    return await self._store.wake(wake_id) or row
+        raise Unavailable("the agent's state keeps moving; report again", retry_after_s=1)
+
+    async def preview(self, agent: str) -> Decision:
+        """What an ask with the agent's last limits would be told; appends nothing."""
+        state = self._store.agent(agent)
+        return await self._decide(state, state.limits)
+
+    def cause(self, sender: str) -> int | None:
+        """The id of the message that what `sender` sends now comes from: the newest that its latest wake covered, if
+        that is in flight, or ended ok and the message's ack deadline still runs."""
+        state = self._store.agent(sender)
+        wake = state.wake
+        if wake is None:
+            return None
+        if wake.outcome is None:
+            return wake.through
+        if wake.outcome != "ok" or wake.limits.ack == "none":
+            return None
+        covered = Segment(wake.after, wake.through, ok=wake.finished)
+        return wake.through if self._now() < ack_deadline(state, covered, wake.limits, self._clock) else None
+
+    async def token_agent(self, wake_id: int) -> str | None:
+        """The agent that this wake's token speaks for; None once it is over, or while the wake stands closed as
+        interrupted: a process that was given up must not ack or answer."""
+        row = await self._store.wake(wake_id)
+        if row is None or row.outcome == "interrupted":
+            return None
+        end = self._token_ends.get(wake_id)
+        if end is not None:
+            return row.agent if self._now() < end else None
+        life_s = _token_life_s(row.limits)
+        wake = self._store.agent(row.agent).wake
+        if wake is not None and wake.id == wake_id and row.id <= self._store.head_at_open:
+            return row.agent if self._now() < self._clock.boot + life_s else None
+        # An older wake, of an earlier process: nothing of it counts anew, so the wall clock has to do.
+        gone = (datetime.now(UTC) - datetime.fromisoformat(row.time)).total_seconds()
+        return row.agent if gone < life_s else None
+
+    async def run(self) -> None:
+        """Sweep for as long as the bus runs: leases that ran out, messages whose wakes are used up."""
+        while True:
+            await asyncio.sleep(self._sweep_interval_s)
+            await self.sweep()
+
+    async def sweep(self) -> None:
+        """Close what ran out and bury what is dead, for every agent, by its last limits; grants nothing."""
+        now = self._now()
+        for name, state in list(self._store.states().items()):
+            if self._overdue(state, now):
+                async with self._turn(name):
+                    await self._settled(name, state.limits)
+        self._token_ends = {i: end for i, end in self._token_ends.items() if end > now}
+        if self._store.quiet and now > self._clock.boot + self._longest_quiet_s():
+            await self._store.clear_quiet()
+
+    def _longest_quiet_s(self) -> float:
+        """How long the quiet time after a restore is for the agent that has the longest."""
+        leases = (state.lease_max_s for state in self._store.states().values())
+        return max(self._quiet_s, self._asked_lease_s, *leases, 0)
+
+    def _overdue(self, state: AgentState, now: float) -> bool:
+        """Whether the sweep may have something to do for the agent; cheap, and right whenever it says no."""
+        wake = state.in_flight
+        if wake is not None:
+            return lease_over(state, wake, self._clock) <= now
+        limits = state.limits
+        return any(
+            s.attempts >= limits.max_attempts and not s.dead and ack_deadline(state, s, limits, self._clock) <= now
+            for s in state.segments
+        )
+
+    async def _settled(self, agent: str, limits: Limits) -> tuple[AgentState, Grant | Nothing]:
+        """Close what ran out and bury what is dead, until it is known whether a wake is due."""
+        for _ in range(DECISIONS_MAX):
+            state = self._store.agent(agent)
+            decision = await self._decide(state, limits)
+            if isinstance(decision, RanOut):
+                await self._append(state, [_ran_out_draft(state, decision.wake)])
+            elif isinstance(decision, Dead):
+                await self._append(state, await self._letters(state, decision))
+            else:
+                return state, decision
+        raise Unavailable("the agent's state keeps moving; ask again", retry_after_s=1)
+
+    async def _decide(self, state: AgentState, limits: Limits) -> Decision:
+        spans = () if state.in_flight else await self._store.spans(state, wall_now())
+        paused = self._store.agent(EVERYONE).paused
+        return decide(state, spans, limits, self._now(), self._clock, paused=paused, quiet_s=self._quiet_s)
+
+    async def _start(self, ask: Ask, state: AgentState, grant: Grant) -> bool:
+        """Append the wake; False if the agent's state or the key moved meanwhile: decide again."""
+        draft = Draft(
+            "wake.started",
+            {
+                "agent": state.name,
+                "key": ask.key,
+                "after": grant.after,
+                "through": grant.through,
+                "attempt": grant.attempt,
+                "watcher": ask.watcher,
+                "node": ask.node,
+                **msgspec.structs.asdict(ask.limits),
+            },
+        )
+        key = Key(KEY_SCOPE, ask.key, hashlib.sha256(ask.key.encode()).digest())
+        return await self._append(state, [draft], key)
+
+    async def _granted(self, state: AgentState, wake: Wake, *, again: bool) -> Granted:
+        after = max(wake.after, state.cursor)
+        waiting = await self._store.living(state.name, after, wake.through, MESSAGES_MAX, wall_now())
+        fitting: list[Event] = []
+        room = MESSAGES_BYTES_MAX
+        for message in waiting:
+            room -= len(message.json()) + 1
+            if room < 0:
+                break
+            fitting.append(message)
+        truncated = len(fitting) < len(waiting) or len(waiting) == MESSAGES_MAX
+        age_s = max(0.0, self._now() - self._clock.at(state, wake.id)) if again else 0.0
+        return Granted(state.name, wake, tuple(fitting), truncated, round(age_s, 3), again)
+
+    async def _on_ok(self, state: AgentState, row: WakeRow, report: Report) -> list[Draft]:
+        """What an ok brings along: the reply, and the ack where the exit code is one."""
+        drafts: list[Draft] = []
+        if report.outcome != "ok":
+            return drafts
+        newest = await self._store.event(row.through) if report.reply is not None else None
+        if newest is not None:
+            drafts.append(_answer(newest, newest.fields["to_agent"], "MESSAGE", report.reply or b"null"))
+        if row.limits.ack == "exit" and row.through > state.cursor:
+            drafts.append(Draft("ack", {"agent": state.name, "cursor": row.through}))
+        return drafts
+
+    async def _letters(self, state: AgentState, dead: Dead) -> list[Draft]:
+        """Dead letters for the messages, each with a notice to its sender."""
+        drafts: list[Draft] = []
+        last = state.wake
+        row = await self._store.wake(last.id) if last is not None else None
+        detail = "" if row is None else f"the last wake ended {row.outcome}" + (f": {row.detail}" if row.detail else "")
+        for message in await self._store.living(state.name, dead.first - 1, dead.last, DEAD_LETTERS_MAX, wall_now()):
+            letter = {
+                "message_id": message.id,
+                "agent": state.name,
+                "reason": "max_attempts",
+                "attempts": dead.attempts,
+            }
+            drafts.append(Draft("dead_letter", letter))
+            if message.sender not in RESERVED:
+                payload = msgspec.json.encode({**letter, "detail": detail})
+                drafts.append(_answer(message, "bus", "DEAD_LETTER", payload))
+        return drafts
+
+    async def _append(self, state: AgentState, drafts: list[Draft], key: Key | None = None) -> bool:
+        """Append under the condition that the agent's state is still this one; False if nothing was appended."""
+        request = Append(tuple(drafts), expect={fold(state.name): state.version}, key=key)
+        return isinstance(await self._engine.append(request), Appended)
+
+    @asynccontextmanager
+    async def _turn(self, agent: str) -> AsyncIterator[None]:
+        """One decision at a time for each agent in this process; the append's condition guards against all others."""
+        lock = self._turns.setdefault(fold(agent), asyncio.Lock())
+        async with lock:
+            yield
+
+
+def wall_now() -> str:
+    """The wall clock as RFC 3339 in UTC; only `expires` is compared with it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _token_life_s(limits: Limits) -> float:
+    return limits.lease_s + ACK_WITHIN_TIMES * limits.ack_within_s
+
+
+def _answer(message: Event, sender: str, kind: str, payload: bytes) -> Draft:
+    """A message back to the sender of `message`, in its thread."""
+    fields: dict[str, Any] = message.fields
+    return Draft(
+        "message",
+        {
+            "from_agent": sender,
+            "to_agent": fields["from_agent"],
+            "type": kind,
+            "thread_id": fields["thread_id"],
+            "reply_to": message.id,
+            "hops": fields["hops"] + 1,
+            "cause": message.id,
+        },
+        payload,
+    )
+
+
+def _finished_draft(row: WakeRow, report: Report) -> Draft:
+    fields = {"wake": row.id, "agent": row.agent, "outcome": report.outcome, "by": "watcher"}
+    given = {"exit_code": report.exit_code, "duration_ms": report.duration_ms, "detail": report.detail}
+    return Draft("wake.finished", {**fields, **{k: v for k, v in given.items() if v is not None}})
+
+
+def _ran_out_draft(state: AgentState, wake: Wake) -> Draft:
+    fields = {
+        "wake": wake.id,
+        "agent": state.name,
+        "outcome": "interrupted",
+        "by": "bus",
+        "detail": "the lease ran out",
+    }
+    return Draft("wake.finished", fields)
