@@ -1,0 +1,132 @@
+"""Views: the shapes of what the log answers, ready to be encoded as JSON; nothing here looks anything up."""
+
+import msgspec
+
+
+class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a sender is told of one message. `hash` is hexadecimal: with the id it is an anchor of the chain.
+
+    `known` tells whether a token, a watcher or a message of its own ever named the recipient; `nearest` are known names
+    like it, where it is not. `watched` tells whether a watcher that serves the recipient is connected now.
+    """
+
+    id: int
+    hash: str
+    thread_id: int
+    status: str
+    known: bool
+    watched: bool
+    nearest: tuple[str, ...] = ()
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """One answer for each message, in order. `replayed`: the key had made them before, and nothing was appended."""
+
+    answers: tuple[Accepted, ...]
+    replayed: bool
+
+
+class InboxPage(msgspec.Struct, frozen=True):
+    """Messages after a cursor, oldest first: flat objects, `"dead": true` or `"expired": true` where they are.
+
+    `cursor` is the id of the last one shown, else the cursor that was asked for.
+    """
+
+    agent: str
+    messages: tuple[msgspec.Raw, ...]
+    cursor: int
+    has_more: bool
+
+
+class Covered(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One wake that covered a message; `outcome` is left out while it is in flight."""
+
+    wake: int
+    time: str
+    attempt: int
+    watcher: str
+    node: str
+    outcome: str | None = None
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """One event that took a message further."""
+
+    id: int
+    time: str
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a message has come. `status` is the furthest of accepted, woken, read, replied; or dead, which only a
+    later ack or reply takes back. `read` is the ack that passed it, `replies` the messages with it as `reply_to`."""
+
+    status: str
+    accepted: Passed
+    wakes: tuple[Covered, ...] = ()
+    read: Passed | None = None
+    replies: tuple[Passed, ...] = ()
+    dead: Passed | None = None
+    expired: bool = False
+
+
+class Thread(msgspec.Struct, frozen=True):
+    """A conversation in order."""
+
+    thread_id: int
+    messages: tuple[msgspec.Raw, ...]
+
+
+class EventsPage(msgspec.Struct, frozen=True):
+    """Events strictly between the cursors, oldest first, each with its `hash`; `cursor` is where the next page begins."""
+
+    events: tuple[msgspec.Raw, ...]
+    cursor: int
+    has_more: bool
+    head: int
+
+
+class WakeView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A wake as its agent's view shows it; `outcome` is left out while it is in flight. Times are RFC 3339."""
+
+    id: int
+    after: int
+    through: int
+    attempt: int
+    watcher: str
+    node: str
+    time: str
+    outcome: str | None = None
+    finished: str | None = None
+    detail: str | None = None
+
+
+class NextWake(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the bus would do now: `due` (a wake would be granted), or why not and in how many seconds to look again."""
+
+    due: bool
+    why: str
+    in_s: float = 0
+
+
+class WatcherView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A watcher on one node: how many streams it holds now, and when it was last heard (RFC 3339)."""
+
+    watcher: str
+    node: str
+    connected: bool
+    last_seen: str
+    agents: tuple[str, ...] = ()
+
+
+class AgentView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One agent: its inbox, its wakes, who serves it. `last_seen` is its last request, as far as this process knows."""
+
+    name: str
+    unread: int
+    cursor: int
+    paused: bool
+    next_wake: NextWake
+    watchers: tuple[WatcherView, ...]
+    wake: WakeView | None = None
+    last_wake: WakeView | None = None
+    last_seen: str | None = None
