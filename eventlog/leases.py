@@ -1,4 +1,4 @@
-"""Leases: carries out what wakes.py decides, at an ask, at a report and at the bus's own sweep, as events of the log."""
+"""Leases: carries out what wakes.py decides, at an ask, at a report and at the bus's own sweep, as events."""
 
 import asyncio
 import hashlib
@@ -240,7 +240,9 @@ class Leases:
             if isinstance(decision, RanOut):
                 await self._append(state, [_ran_out_draft(state, decision.wake)])
             elif isinstance(decision, Dead):
-                await self._append(state, await self._letters(state, decision))
+                letters = await self._letters(state, decision)
+                if letters:  # none, when all of them expired since they were counted
+                    await self._append(state, letters)
             else:
                 return state, decision
         raise Unavailable("the agent's state keeps moving; ask again", retry_after_s=1)

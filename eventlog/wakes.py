@@ -4,6 +4,7 @@ The rules and their order are DESIGN section 8's; the marks [Rn] name the run in
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from datetime import datetime
@@ -199,7 +200,7 @@ def _grant(spans: Sequence[Span], ready: Sequence[int], limits: Limits) -> Grant
     if limits.deliver == "each":
         return Grant(first.before, first.first, 1 + _attempts(first))
     run = [first]
-    for i, follower in zip(ready, ready[1:], strict=False):
+    for i, follower in itertools.pairwise(ready):
         if follower != i + 1:
             break
         run.append(spans[follower])
