@@ -1,0 +1,161 @@
+"""Tokens and what they may do: who is calling, for whom it may speak, and what it may see."""
+
+import base64
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+from starlette.types import Scope
+
+from eventlog.errors import BadRequest, ConfigError, Forbidden, Unauthorized
+from eventlog.event import check_name, fold
+from eventlog.log import EventLog, Visible
+from eventlog.tokens import digest_of, write_secret
+from eventlog.web import header
+
+#: What a wake's token begins with; its wake's id and a signature follow.
+WAKE_PREFIX = "ewk_"
+
+_WAKE_TOKEN = re.compile(r"ewk_([1-9][0-9]{0,15})_([A-Za-z0-9_-]{43})")
+_UNAUTHORIZED = "no token, or not a good one; send the header Authorization: Bearer TOKEN"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who is calling: a token's kind and name, and the agents it is for (folded name -> as spelled; None: all of them).
+
+    `wake` is the id of the wake whose token this is; such a caller is of kind agent. `peer` is whom the token's agent
+    talks to on the pair's routes.
+    """
+
+    kind: str
+    name: str
+    agents: Mapping[str, str] | None
+    peer: str | None = None
+    wake: int | None = None
+
+    def covers(self, agent: str) -> bool:
+        """Whether the token is for this agent."""
+        return self.agents is None or fold(agent) in self.agents
+
+    def require(self, agent: str) -> str:
+        """`agent`, if the token is for it; raises Forbidden otherwise."""
+        if not self.covers(agent):
+            raise Forbidden(f"this token may not act for {agent!r}; use one that is made for it", field="agent")
+        return agent
+
+    def sender(self, from_agent: str | None) -> str:
+        """Who sends, if the request says `from_agent`. Raises BadRequest (sender_required, bad_name), Forbidden."""
+        if from_agent is None:
+            if self.agents is None:
+                return "admin"
+            if len(self.agents) != 1:
+                raise BadRequest(
+                    "this token is for several agents; say in from_agent which one sends",
+                    code="sender_required",
+                    field="from_agent",
+                )
+            return next(iter(self.agents.values()))
+        check_name(from_agent, "from_agent", reserved=True)
+        if self.agents is None and fold(from_agent) == "admin":
+            return "admin"
+        if not self.covers(from_agent):
+            raise Forbidden(f"this token may not send as {from_agent!r}; leave from_agent out", field="from_agent")
+        return check_name(from_agent, "from_agent")
+
+    @property
+    def visible(self) -> Visible:
+        """The agents whose messages it may see; None sees everything."""
+        return None if self.agents is None else frozenset(self.agents)
+
+
+#: Whoever calls a bus that asks for no tokens.
+ANYONE = Caller("admin", "admin", None)
+
+
+class Guard:
+    """Knows who is calling by the token, and makes the tokens of wakes."""
+
+    def __init__(self, bus: EventLog, wake_key: bytes, *, no_auth: bool = False) -> None:
+        self._bus = bus
+        self._wake_key = wake_key
+        self._no_auth = no_auth
+
+    async def caller(self, scope: Scope, query_token: str | None = None) -> Caller:
+        """Who made this request; `query_token` is a token from the query string, good only if it can write nothing.
+
+        Raises Unauthorized; Forbidden for a token in the query string that may do more than read.
+        """
+        if self._no_auth:
+            return ANYONE
+        token = _token(scope)
+        if token is None and query_token is not None:
+            caller = await self._known(query_token)
+            if caller.kind != "auditor":
+                raise Forbidden("only an auditor's token may stand in the query string", field="token")
+            return caller
+        if token is None:
+            raise Unauthorized(_UNAUTHORIZED)
+        return await self._known(token)
+
+    async def _known(self, token: str) -> Caller:
+        if token.startswith(WAKE_PREFIX):
+            return await self._wake_caller(token)
+        digest = digest_of(token)
+        row = self._bus.store.token(digest)
+        # The look-up is by the digest, of which nothing can be guessed bit by bit; comparing is what decides.
+        if row is None or not hmac.compare_digest(row.sha256, digest):
+            raise Unauthorized(_UNAUTHORIZED)
+        return Caller(row.kind, row.name, _agents_of(row.kind, row.agents), row.peer)
+
+    async def _wake_caller(self, token: str) -> Caller:
+        parts = _WAKE_TOKEN.fullmatch(token)
+        if parts is None or not hmac.compare_digest(self.wake_token(int(parts[1])), token):
+            raise Unauthorized(_UNAUTHORIZED)
+        agent = await self._bus.leases.token_agent(int(parts[1]))
+        if agent is None:
+            raise Unauthorized("this wake's token is over; read and answer in the next wake")
+        return Caller("agent", f"wake-{parts[1]}", MappingProxyType({fold(agent): agent}), wake=int(parts[1]))
+
+    def wake_token(self, wake_id: int) -> str:
+        """The token of a wake; the same each time it is asked for, and of no use to another log."""
+        signed = hmac.digest(self._wake_key, f"{self._bus.log_id}:{wake_id}".encode(), "sha256")
+        return f"{WAKE_PREFIX}{wake_id}_{base64.urlsafe_b64encode(signed).decode().rstrip('=')}"
+
+
+def _token(scope: Scope) -> str | None:
+    """The token that the request's header carries. Raises Unauthorized if it is not carried as it should be."""
+    authorization = header(scope, b"authorization")
+    if authorization is None:
+        return header(scope, b"x-shared-secret")
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthorized(_UNAUTHORIZED)
+    return token.strip()
+
+
+def _agents_of(kind: str, agents: Iterable[str]) -> Mapping[str, str] | None:
+    """Folded name -> as spelled. A watcher's token that names no agents is for all of them."""
+    named = {fold(agent): agent for agent in agents}
+    if kind in ("admin", "auditor") or (kind == "watcher" and not named):
+        return None
+    return MappingProxyType(named)
+
+
+def load_wake_key(path: Path) -> bytes:
+    """The key that wakes' tokens are signed with; made, readable to the owner only, if there is none.
+
+    Raises ConfigError if the file cannot be read or is not such a key.
+    """
+    try:
+        if not path.exists():
+            write_secret(path, secrets.token_hex(32))
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot use {path} ({error}); mend its permissions, or remove it to get a new key") from None
+    if len(key) != 32:
+        raise ConfigError(f"{path} holds no key of 32 bytes; remove it to get a new one")
+    return key
