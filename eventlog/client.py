@@ -4,10 +4,13 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
+
+import msgspec
 
 from eventlog import errors
 from eventlog.discovery import discover
@@ -51,7 +54,7 @@ class Bus(Wire):
         heartbeat_s: float = 5,
         log: str | None = None,
         id_only: bool = False,
-    ) -> AsyncIterator[Frame]:
+    ) -> AsyncGenerator[Frame, None]:
         """Every event after the cursor, each once and in order, for as long as it is iterated: it reconnects by itself.
 
         A `reset` is yielded like an event: the log is another one, or the cursor was not of it, and ids begin anew from
@@ -115,6 +118,8 @@ class Bus(Wire):
     async def _post_until_accepted(self, body: Mapping[str, Any], key: str, give_up_s: float) -> Any:
         deadline = time.monotonic() + give_up_s
         failures, maybe = 0, False
+        if not (key.isascii() and key.isprintable()):
+            raise errors.BadRequest("a key is 1 to 255 visible ASCII characters; take a UUID", field="key")
         headers = {"Idempotency-Key": key}
         while True:
             timeout_s = max(0.1, min(self.timeout_s, deadline - time.monotonic()))
@@ -177,15 +182,23 @@ class Bus(Wire):
         agent: str | None = None,
         event: str | None = None,
         thread: int | None = None,
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Every event strictly between the cursors, oldest first, page by page up to the head."""
-        while True:
-            page = await self.events(after=after, before=before, agent=agent, event=event, thread=thread)
-            for one in page["events"]:
-                yield one
-            if not page["has_more"]:
-                return
-            after = page["cursor"]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Every event strictly between the cursors up to the head, oldest first, in one answer of any length.
+
+        Raises `Unreachable` if the answer breaks off before its end.
+        """
+        params = {"after": after, "before": before, "agent": agent, "event": event, "thread": thread}
+        async with aclosing(self.lines("/api/events", params)) as lines:
+            async for line in lines:
+                yield msgspec.json.decode(line)
+
+    async def anchor(self) -> tuple[int, str]:
+        """The newest event's id and hash; (0, 64 zeros) of an empty log."""
+        head = (await self.events(limit=1))["head"]
+        if not head:
+            return 0, "0" * 64
+        newest = (await self.events(after=head - 1, limit=1))["events"][0]
+        return newest["id"], newest["hash"]
 
     # ---- agents and wakes -------------------------------------------------------------------------------------------
 

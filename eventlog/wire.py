@@ -1,7 +1,7 @@
 """Wire: one HTTP connection pool to one bus; requests, answers and streams, and what their failures mean."""
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -136,6 +136,24 @@ class Wire:
             return Answer(response.status_code, msgspec.json.decode(content), response.headers)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise errors.Unreachable(f"what answers at {self.url} is not an event log: no JSON", sent=True) from exc
+
+    async def lines(self, path: str, params: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+        """The lines of an NDJSON answer, as they come. Raises as `request` does, also between two lines."""
+        import httpx2
+
+        headers = {"Accept": "application/x-ndjson"}
+        async with self._open("GET", path, params, headers, None, self.timeout_s) as response:
+            rest = b""
+            try:
+                # Not httpx2's own lines: it also ends one at U+2028 and the like, which JSON may hold.
+                async for chunk in response.aiter_bytes():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        yield line
+            except httpx2.HTTPError as exc:
+                raise errors.Unreachable(f"the answer broke off: {_reason(exc)}", sent=True) from exc
+            if rest:
+                raise errors.Unreachable("the answer broke off within a line", sent=True)
 
     @asynccontextmanager
     async def _open(

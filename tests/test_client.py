@@ -178,14 +178,26 @@ async def test_a_bad_message_is_refused_at_once() -> None:
     assert len(script.requests) == 1
 
 
-async def test_replay_reads_page_after_page() -> None:
-    pages = [
-        answer({"events": [{"id": 1}, {"id": 2}], "cursor": 2, "has_more": True, "head": 3}),
-        answer({"events": [{"id": 3}], "cursor": 3, "has_more": False, "head": 3}),
-    ]
-    async with serving(*pages) as script, Bus(script.url) as bus:
-        assert [event["id"] async for event in bus.replay(agent="mel")] == [1, 2, 3]
-    assert script.requests[1].startswith("GET /api/events?after=2&agent=mel ")
+async def test_replay_reads_line_by_line_whatever_the_payload_holds() -> None:
+    lines = '{"id":1,"payload":"a\u2028b"}\n{"id":2}\n'
+    async with serving(answer(lines.encode(), kind="application/x-ndjson")) as script, Bus(script.url) as bus:
+        assert [event["id"] async for event in bus.replay(agent="mel", after=0)] == [1, 2]
+    assert script.requests[0].startswith("GET /api/events?after=0&agent=mel ")
+    assert "accept: application/x-ndjson" in script.requests[0].lower()
+
+
+@pytest.mark.parametrize("cut", [b'{"id":1}\n{"id"', b'{"id":1}\n'])
+async def test_a_replay_that_breaks_off_is_said_so(cut: bytes) -> None:
+    said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(cut), cut)
+    async with serving(said) as script, Bus(script.url) as bus:
+        with pytest.raises(errors.Unreachable, match="broke off"):
+            assert [event["id"] async for event in bus.replay()] == [1]
+
+
+async def test_a_key_that_no_header_carries_is_refused() -> None:
+    async with Bus(refused_url()) as bus:
+        with pytest.raises(errors.BadRequest, match="a key is"):
+            await bus.send("mel", "hi", key="clé")
 
 
 async def take(frames: AsyncIterator[Frame], count: int) -> list[Frame]:

@@ -1,0 +1,215 @@
+"""Commands that agents use: send, inbox, ack, follow, show."""
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+import click
+
+from eventlog import cli_format, errors
+from eventlog.cli_common import EXIT_NO, Link, linked, note, run, say, say_json
+
+#: One request of a long wait: short enough to pass what cuts silent connections, and to notice a bus that is gone.
+WAIT_ONCE_S = 25.0
+
+
+@click.command()
+@click.argument("to")
+@click.argument("message", required=False, metavar="[TEXT|-]")
+@click.option("--type", "kind", metavar="WORD", help="The message's type, a word of your own (default MESSAGE).")
+@click.option("--from", "sender", metavar="AGENT", help="The sender, for a token that speaks for several.")
+@click.option("--reply-to", type=int, metavar="ID", help="The message that this one answers.")
+@click.option("--thread", type=int, metavar="ID", help="The conversation it belongs to.")
+@click.option("--expires", metavar="TIME", help="RFC 3339 time after which nobody needs to be woken for it.")
+@click.option("--key", metavar="KEY", help="Repeating a send with the same key is harmless (default: a new one).")
+@click.option("--payload", metavar="JSON", help="The payload as JSON, instead of text.")
+@click.option("--give-up", type=float, default=60.0, metavar="SECONDS", help="How long to try (default 60).")
+@linked
+def send(
+    link: Link,
+    to: str,
+    message: str | None,
+    kind: str | None,
+    sender: str | None,
+    reply_to: int | None,
+    thread: int | None,
+    expires: str | None,
+    key: str | None,
+    payload: str | None,
+    give_up: float,
+) -> None:
+    """Send TEXT (- reads it from standard input) to the agent TO; to several with commas, to all with '*'.
+
+    It is tried again, with one key, until it is accepted.
+    """
+    names = to.split(",")
+    body = _payload(message, payload)
+
+    async def work() -> Any:
+        async with link.bus() as bus:
+            return await bus.send(
+                names[0] if len(names) == 1 else names,
+                body,
+                type=kind,
+                from_agent=sender,
+                reply_to=reply_to,
+                thread_id=thread,
+                expires=expires,
+                key=key,
+                give_up_s=give_up,
+            )
+
+    answer = run(work())
+    answers = answer if isinstance(answer, list) else [answer]
+    if link.as_json:
+        say_json(answer)
+    for one in answers:
+        if not link.as_json:
+            say(f"accepted: id {one['id']}, thread {one['thread_id']}")
+        if not one.get("known", True):
+            note(_unknown(to, one.get("nearest", ())))
+
+
+def _payload(message: str | None, payload: str | None) -> Any:
+    """The payload that was meant. Raises click.UsageError unless there is exactly one."""
+    import json
+
+    if (message is None) == (payload is None):
+        raise click.UsageError("give either TEXT (or - for standard input) or --payload JSON")
+    if payload is None:
+        return sys.stdin.read() if message == "-" else message
+    try:
+        return json.loads(payload)
+    except ValueError as exc:
+        raise click.UsageError(f"--payload is not JSON: {exc}") from exc
+
+
+def _unknown(to: str, nearest: Any) -> str:
+    near = ", ".join(cli_format.clean(str(name)) for name in nearest)
+    return f"no agent {to} is known yet; the message waits for it" + (f" (did you mean {near}?)" if near else "")
+
+
+@click.command()
+@click.argument("agent", envvar="WAKE_AGENT")
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait so long for mail.")
+@click.option("--after", type=int, metavar="ID", help="Read after this id instead of the acked cursor.")
+@click.option("--limit", type=int, metavar="N", help="At most so many messages.")
+@linked
+def inbox(link: Link, agent: str, wait: float, after: int | None, limit: int | None) -> None:
+    """The unread messages of AGENT. Exits 0 if there is mail and 1 if there is none."""
+    page = run(_inbox(link, agent, wait, after, limit))
+    if link.as_json:
+        say_json(page)
+    else:
+        for message in page["messages"]:
+            say(cli_format.event_line(message))
+        if page["has_more"]:
+            note(f"there is more: eventlog inbox {agent} --after {page['cursor']}")
+    if not page["messages"]:
+        raise click.exceptions.Exit(EXIT_NO)
+
+
+async def _inbox(link: Link, agent: str, wait_s: float, after: int | None, limit: int | None) -> dict[str, Any]:
+    """The inbox once it is not empty, at the latest after `wait_s`; a bus that restarts meanwhile is waited for."""
+    import asyncio
+
+    deadline = time.monotonic() + wait_s
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
+        try:
+            async with link.bus() as bus:
+                page: dict[str, Any] = await bus.inbox(
+                    agent, after=after, limit=limit, wait_s=min(left_s, WAIT_ONCE_S) or None
+                )
+            if page["messages"] or time.monotonic() >= deadline:
+                return page
+        except (errors.Unavailable, errors.TooManyRequests) as exc:
+            pause_s = exc.retry_after_s or 1.0
+            if time.monotonic() + pause_s > deadline:
+                raise
+            await asyncio.sleep(pause_s)
+
+
+@click.command()
+@click.argument("agent", envvar="WAKE_AGENT")
+@click.argument("cursor", type=int)
+@linked
+def ack(link: Link, agent: str, cursor: int) -> None:
+    """Acknowledge the messages of AGENT up to the id CURSOR, it included."""
+
+    async def work() -> dict[str, Any]:
+        async with link.bus() as bus:
+            return await bus.ack(agent, cursor)
+
+    answer = run(work())
+    if link.as_json:
+        say_json(answer)
+    else:
+        say(f"{answer['agent']}: cursor {answer['cursor']}")
+
+
+@click.command()
+@click.option(
+    "--agent", "agents", multiple=True, metavar="AGENT", help="Only what is addressed to it (repeat for several)."
+)
+@click.option(
+    "--event", "events", multiple=True, metavar="KIND", help="Kinds of event (repeat; default message; * all)."
+)
+@click.option("--after", default="latest", metavar="ID|earliest|latest", help="Where to begin (default latest).")
+@click.option(
+    "--heartbeat", type=click.IntRange(1, 60), default=5, metavar="SECONDS", help="Signs of life (default 5)."
+)
+@linked
+def follow(link: Link, agents: tuple[str, ...], events: tuple[str, ...], after: str, heartbeat: int) -> None:
+    """Every event as it happens, until Ctrl-C: lines for people on a terminal, else one JSON object a line.
+
+    It reconnects by itself and goes on where it was.
+    """
+    if after not in ("earliest", "latest") and not after.isdecimal():
+        raise click.UsageError("--after is an id, earliest or latest")
+    as_json = link.as_json or not sys.stdout.isatty()
+
+    async def work() -> None:
+        async with (
+            link.bus() as bus,
+            aclosing(bus.follow(after=after, agents=agents, events=events, heartbeat_s=heartbeat)) as frames,
+        ):
+            async for frame in frames:
+                shown = frame.fields()
+                if frame.kind == "reset":
+                    shown = {"id": frame.cursor, "event": "reset", **shown}
+                show_event(shown, as_json=as_json)
+
+    run(work())
+
+
+def show_event(event: Mapping[str, Any], *, as_json: bool) -> None:
+    """One event on standard output."""
+    if as_json:
+        say_json(event)
+    else:
+        say(cli_format.event_line(event))
+
+
+@click.command()
+@click.argument("message_id", type=int, metavar="ID")
+@click.option("--thread", is_flag=True, help="The whole conversation that message ID began.")
+@linked
+def show(link: Link, message_id: int, thread: bool) -> None:
+    """A message and how far it has come: accepted, woken, read, replied, or dead."""
+
+    async def work() -> dict[str, Any]:
+        async with link.bus() as bus:
+            return await (bus.thread(message_id) if thread else bus.message(message_id))
+
+    answer = run(work())
+    if link.as_json:
+        say_json(answer)
+        return
+    for message in answer["messages"] if thread else [answer]:
+        say(cli_format.event_line(message))
+    if not thread:
+        for line in cli_format.receipt_lines(answer):
+            say(line)

@@ -1,0 +1,138 @@
+"""Events, receipts and agents as lines for people; what came from an agent is shown without control characters."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+#: How much of a payload one line shows.
+PAYLOAD_CHARS = 160
+
+_COLOURS = {
+    "message": "cyan",
+    "ack": "green",
+    "wake.started": "blue",
+    "wake.finished": "blue",
+    "dead_letter": "red",
+    "reset": "yellow",
+    "redacted": "yellow",
+}
+
+
+def clean(text: str) -> str:
+    """`text` on one line, with what would steer a terminal written out."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def payload_text(event: Mapping[str, Any], limit: int = PAYLOAD_CHARS) -> str:
+    """A message's payload on one line: text as it is, anything else as JSON; cut at `limit` characters."""
+    if event.get("redacted"):
+        return "(redacted)"
+    payload = event.get("payload")
+    text = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
+    return clean(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """One event: id, time, kind, and what its kind tells."""
+    kind = str(event.get("event", "message"))
+    clock = clean(str(event.get("time", "")))[:19].replace("T", " ")
+    head = f"{event.get('id', ''):>6}  {clock}  "
+    if kind == "message":
+        names = f"{event.get('from_agent', '?')} -> {event.get('to_agent', '?')}"
+        marks = "".join(f"  [{mark}]" for mark in ("dead", "expired") if event.get(mark))
+        told = (
+            f"{click.style(clean(names), bold=True)}  {clean(str(event.get('type', '')))}  {payload_text(event)}{marks}"
+        )
+    else:
+        told = click.style(kind, fg=_COLOURS.get(kind, "magenta")) + "  " + _told(kind, event)
+    return click.style(head, dim=True) + told
+
+
+def _told(kind: str, event: Mapping[str, Any]) -> str:
+    """What an event other than a message says, in one line."""
+    get = event.get
+    if kind == "ack":
+        text = f"{get('agent')} up to {get('cursor')}"
+    elif kind == "wake.started":
+        text = f"{get('agent')}  ({get('after')}, {get('through')}]  attempt {get('attempt')}  by {get('watcher')}"
+    elif kind == "wake.finished":
+        text = f"{get('agent')}  wake {get('wake')}  {get('outcome')}" + (f"  {get('detail')}" if get("detail") else "")
+    elif kind == "dead_letter":
+        text = f"message {get('message_id')} to {get('agent')}: {get('reason')} after {get('attempts')} attempts"
+    else:
+        text = "  ".join(f"{name}={value}" for name, value in event.items() if name not in _COMMON)
+    return clean(text)
+
+
+_COMMON = frozenset({"id", "event", "time", "hash"})
+
+
+def receipt_lines(message: Mapping[str, Any]) -> Iterable[str]:
+    """How far a message has come."""
+    receipt = message.get("receipt") or {}
+    yield f"status: {receipt.get('status', '?')}" + ("  (expired)" if receipt.get("expired") else "")
+    for wake in receipt.get("wakes", ()):
+        yield clean(
+            f"  wake {wake['wake']}  {wake['time']}  attempt {wake['attempt']}  by {wake['watcher']}"
+            f"  {wake.get('outcome', 'in flight')}"
+        )
+    for step in ("read", "dead"):
+        if receipt.get(step):
+            yield f"  {step} at {receipt[step]['id']}  {receipt[step]['time']}"
+    for reply in receipt.get("replies", ()):
+        yield f"  replied by {reply['id']}  {reply['time']}"
+
+
+def agent_line(agent: Mapping[str, Any]) -> str:
+    """One agent in one line."""
+    wake = "wake in flight" if agent.get("wake") else next_text(agent)
+    connected = [str(watcher["watcher"]) for watcher in agent.get("watchers", ()) if watcher.get("connected")]
+    served = "served by " + ", ".join(connected) if connected else "no watcher connected"
+    return clean(f"{agent['name']:<20} {agent['unread']:>6} unread  cursor {agent['cursor']:<8} {wake}; {served}")
+
+
+def next_text(agent: Mapping[str, Any]) -> str:
+    """When the next wake is due, and why not now."""
+    after = agent.get("next_wake") or {}
+    if after.get("due"):
+        return "a wake is due"
+    reason = _WHY.get(str(after.get("why")), str(after.get("why")))
+    return reason + (f" (looked at again in {after['in_s']:.0f} s)" if after.get("in_s") else "")
+
+
+_WHY = {
+    "in_flight": "a wake is in flight",
+    "nothing_unread": "nothing is unread",
+    "ack_pending": "woken already; its ack is awaited",
+    "paused": "paused",
+    "quiet": "quiet after a restore",
+    "backoff": "the last wake failed; waiting before the next",
+    "min_interval": "woken a short time ago",
+}
+
+
+def why_lines(agent: Mapping[str, Any]) -> Iterable[str]:
+    """Why an agent was or was not woken and what comes next, in one screen."""
+    yield f"{agent['name']}: {agent['unread']} unread after cursor {agent['cursor']}" + (
+        ", paused" if agent.get("paused") else ""
+    )
+    for title, wake in (("wake in flight", agent.get("wake")), ("last wake", agent.get("last_wake"))):
+        if wake:
+            yield (
+                f"{title}: {wake['id']} at {wake['time']}, attempt {wake['attempt']}, messages in "
+                f"({wake['after']}, {wake['through']}], by {wake['watcher']}: {wake.get('outcome', 'running')}"
+            )
+            if wake.get("detail"):
+                yield f"  it said: {clean(str(wake['detail']))}"
+    if not agent.get("wake") and not agent.get("last_wake"):
+        yield "never woken"
+    yield "next: " + next_text(agent)
+    watchers = agent.get("watchers", ())
+    for watcher in watchers:
+        state = "connected" if watcher.get("connected") else f"not connected, last seen {watcher['last_seen']}"
+        yield f"watcher: {watcher['watcher']} on node {watcher['node']}: {state}"
+    if not watchers:
+        yield "watcher: none ever named this agent; start `bus-watcher run` on its machine"
+    yield f"last seen: {agent.get('last_seen', 'not since the bus started')}"
