@@ -1,0 +1,200 @@
+"""Projections: what follows from one event, as a pure `changes`; and Projector, which follows many and writes the rows.
+
+Nothing here knows where events come from: the engine applies them as they are appended, a rebuild as they are read.
+"""
+
+import itertools
+import sqlite3
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+
+from eventlog.agents import AgentState, Limits, apply, concerned
+from eventlog.event import NAME, RESERVED, Event, fold
+from eventlog.queries import SQL
+from eventlog.seal import Id
+
+#: The tables that can be dropped and rebuilt.
+TABLES = ("agents", "wakes", "threads", "tokens", "dead_letters", "redactions")
+
+_Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """An agent that some event named. `state.name` is its name as first spelled; `known` tells whether a token, a
+    watcher or a message from it named it."""
+
+    state: AgentState
+    known: bool = False
+
+
+#: Finds an agent by its folded name.
+Find = Callable[[str], Agent | None]
+#: A statement of queries.sql and its parameters.
+Write = tuple[str, tuple[Any, ...]]
+
+
+class _WakeStarted(msgspec.Struct, frozen=True):
+    agent: str
+    key: str
+    after: Id
+    through: Id
+    attempt: Id
+    watcher: str
+    node: str
+    time: str
+
+
+class _WakeFinished(msgspec.Struct, frozen=True):
+    wake: Id
+    outcome: str
+    time: str
+    by: str = "watcher"
+    exit_code: _Int | None = None
+    duration_ms: _Int | float | None = None
+    detail: str | None = None
+
+
+class _TokenCreated(msgspec.Struct, frozen=True):
+    name: str
+    kind: str
+    sha256: str
+    agents: tuple[str, ...] = ()
+    peer: str | None = None
+
+
+class _TokenRevoked(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _DeadLetter(msgspec.Struct, frozen=True):
+    message_id: Id
+    agent: str
+    reason: str
+    attempts: Id
+
+
+class _Redacted(msgspec.Struct, frozen=True):
+    message_id: Id
+    reason: str
+
+
+def changes(event: Event, find: Find) -> tuple[list[Agent], list[Write]]:
+    """The agents that are another after `event`, and the rows to write for it in the other tables. Pure.
+
+    Raises KeyError or msgspec.ValidationError if a field that its kind needs is missing or wrong.
+    """
+    return _agents(event, find), _writes(event)
+
+
+def _agents(event: Event, find: Find) -> list[Agent]:
+    changed: dict[str, Agent] = {}
+    for name, known in _named(event):
+        folded = fold(name)
+        agent = changed.get(folded) or find(folded)
+        if agent is None:
+            changed[folded] = Agent(AgentState(name=name), known)
+        elif known and not agent.known:
+            changed[folded] = msgspec.structs.replace(agent, known=True)
+    who = concerned(event)
+    if who:
+        agent = changed.get(who) or find(who)
+        if agent is not None:
+            state = apply(agent.state, event)
+            if state is not agent.state:
+                changed[who] = msgspec.structs.replace(agent, state=state)
+    return list(changed.values())
+
+
+def _named(event: Event) -> list[tuple[str, bool]]:
+    """The agents that the event names, as spelled there, and whether that makes each a known one."""
+    fields = event.fields
+    if event.event == "message":
+        sender = fields["from_agent"]
+        return [(fields["to_agent"], False), (sender, event.sender not in RESERVED)]
+    if event.event == "token.created":
+        # A token for every agent names none: "*" is no name.
+        return [(name, True) for name in fields.get("agents", ()) if NAME.match(name) and fold(name) not in RESERVED]
+    if not event.agent:
+        return []
+    return [(fields["agent"], event.event == "wake.started")]
+
+
+def _writes(event: Event) -> list[Write]:
+    kind, fields = event.event, event.fields
+    if kind == "message":
+        return [("put_thread", (fields["thread_id"], event.id))]
+    if kind == "wake.started":
+        wake = msgspec.convert(fields, _WakeStarted)
+        limits = msgspec.json.encode(msgspec.convert(fields, Limits))
+        place = (wake.agent, wake.after, wake.through, wake.attempt, wake.watcher, wake.node)
+        return [("put_wake", (event.id, wake.key, *place, limits, wake.time))]
+    if kind == "wake.finished":
+        end = msgspec.convert(fields, _WakeFinished)
+        told = (end.exit_code, end.duration_ms, end.detail)
+        return [("end_wake", (end.outcome, end.by != "bus", event.id, end.time, *told, end.wake))]
+    if kind == "dead_letter":
+        letter = msgspec.convert(fields, _DeadLetter)
+        return [("put_dead_letter", (letter.message_id, event.id, letter.agent, letter.reason, letter.attempts))]
+    if kind == "token.created":
+        token = msgspec.convert(fields, _TokenCreated)
+        agents = msgspec.json.encode(token.agents)
+        good = (token.kind, agents, token.peer, token.sha256, event.id)
+        return [("put_token", (fold(token.name), token.name, *good))]
+    if kind == "token.revoked":
+        return [("end_token", (event.id, fold(msgspec.convert(fields, _TokenRevoked).name)))]
+    if kind == "redacted":
+        redacted = msgspec.convert(fields, _Redacted)
+        return [
+            ("put_redaction", (redacted.message_id, event.id, redacted.reason)),
+            ("erase", (redacted.message_id,)),
+        ]
+    return []
+
+
+class Projector:
+    """Follows events one after another and gathers what is to be written, once for each agent that changed.
+
+    `find` looks up the agents as they were before; it is asked only for those that did not change since.
+    """
+
+    def __init__(self, find: Find) -> None:
+        self._before = find
+        self.agents: dict[str, Agent] = {}
+        self.writes: list[Write] = []
+
+    def find(self, name: str) -> Agent | None:
+        """The agent with this folded name, as it is now."""
+        return self.agents.get(name) or self._before(name)
+
+    def apply(self, event: Event) -> None:
+        """Follow one event. Raises as `changes` does, and then has followed nothing of it."""
+        agents, writes = changes(event, self.find)
+        for agent in agents:
+            self.agents[fold(agent.state.name)] = agent
+        self.writes += writes
+
+    def take(self, other: "Projector") -> None:
+        """Follow what `other` followed, whose `find` was this one's."""
+        self.agents.update(other.agents)
+        self.writes += other.writes
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write the rows, in the order of the events; inside the caller's transaction."""
+        for name, run in itertools.groupby(self.writes, key=lambda write: write[0]):
+            connection.executemany(SQL[name], [values for _, values in run])
+        if self.agents:
+            connection.executemany(SQL["put_agent"], [_row(name, agent) for name, agent in self.agents.items()])
+
+
+def _row(name: str, agent: Agent) -> tuple[Any, ...]:
+    state = agent.state
+    return name, state.name, agent.known, state.version, state.cursor, msgspec.json.encode(state)
+
+
+def load_agents(connection: sqlite3.Connection) -> dict[str, Agent]:
+    """Every agent in the database, by folded name."""
+    decode = msgspec.json.Decoder(AgentState).decode
+    rows = connection.execute(SQL["agents"])
+    return {fold(spelled): Agent(decode(state), bool(known)) for spelled, known, state in rows}

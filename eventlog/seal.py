@@ -1,0 +1,90 @@
+"""Seal: a draft becomes an event with id, time and hash; what of its fields has a column of its own."""
+
+import os
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from eventlog.engine import Key
+from eventlog.event import ID_MAX, Draft, Event, canonical, chain, fold, payload_digest
+
+#: An id as it may stand in a field of an event.
+Id = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
+#: Bytes of random salt with each message; they keep a redacted payload from being guessed from its digest.
+SALT_BYTES = 16
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """What the log's table repeats of an event's fields, for its indexes; names folded, `expires` as `instant` gives.
+
+    Decoding a header into this raises msgspec.ValidationError where a field is not what it must be.
+    """
+
+    event: str
+    time: str
+    to_agent: str | None = None
+    agent: str | None = None
+    from_agent: str | None = None
+    thread_id: Id | None = None
+    reply_to: Id | None = None
+    expires: str | None = None
+
+    def values(self) -> tuple[str, str, str | None, str | None, int | None, int | None, str | None]:
+        """event, time, agent, sender, thread_id, reply_to, expires: as stored."""
+        if self.event != "message":
+            return self.event, self.time, fold(self.agent) if self.agent else None, None, None, None, None
+        if not self.to_agent or not self.from_agent or self.thread_id is None:
+            raise msgspec.ValidationError("a message has from_agent, to_agent and thread_id")
+        return (
+            self.event,
+            self.time,
+            fold(self.to_agent),
+            fold(self.from_agent),
+            self.thread_id,
+            self.reply_to,
+            instant(self.expires) if self.expires else None,
+        )
+
+
+#: The log's row of an event: the values of queries.sql's `insert_event`.
+Row = tuple[Any, ...]
+
+
+def seal(draft: Draft, id_: int, time: str, previous: bytes, key: Key | None, part: int) -> tuple[Event, Row]:
+    """The event that `draft` becomes under this id, after the event with hash `previous`, and its row.
+
+    `time` is RFC 3339 in UTC. Raises TypeError, ValueError or msgspec.ValidationError if the draft is none that can be
+    stored.
+    """
+    fields = dict(draft.fields)
+    fields["id"] = id_
+    fields["event"] = draft.event
+    fields["time"] = time
+    message = draft.event == "message"
+    if message and fields.get("thread_id") is None:
+        fields["thread_id"] = id_
+    payload = (draft.payload or b"null") if message else None
+    header = canonical(fields)
+    columns = msgspec.convert(fields, Columns).values()
+    salt = os.urandom(SALT_BYTES) if message else None
+    digest = payload_digest(salt or b"", payload)
+    hash_ = chain(previous, header, digest)
+    event = Event(id_, draft.event, columns[2] or "", columns[3] or "", header, payload, hash_)
+    # What `fields` would decode from the header again; every event that is appended is read by several right away.
+    event.__dict__["fields"] = fields
+    keyed = (key.scope, key.key, part, key.request) if key is not None else (None, None, None, None)
+    return event, (id_, *columns, *keyed, header, salt, digest, hash_, payload)
+
+
+def utc_now(now: float) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC with microseconds."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def instant(time: str) -> str:
+    """An RFC 3339 time in the one spelling that compares as text: UTC, microseconds, Z. Raises ValueError if none."""
+    moment = datetime.fromisoformat(time)
+    if moment.tzinfo is None:
+        raise ValueError(f"{time!r} names no time zone")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

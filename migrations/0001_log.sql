@@ -1,0 +1,136 @@
+-- The log, what is derived from it (projections), and what is known of this copy of it (meta, logs).
+
+-- The log: append-only, and the only truth. Ids are given by the engine, never by SQLite: AUTOINCREMENT gives one twice
+-- after a rollback. `header` is RFC 8785 JSON of everything but the payload; the columns before it repeat what queries
+-- look for: names folded to lower case, `expires` in UTC with microseconds. `digest` is SHA-256(salt, payload) and
+-- outlives both. The payload stands last: a large one spills to pages that reading the rest does not touch.
+CREATE TABLE events (
+    id        INTEGER PRIMARY KEY,
+    event     TEXT NOT NULL,
+    time      TEXT NOT NULL,
+    agent     TEXT,            -- a message's recipient, else the agent that the event is about
+    sender    TEXT,            -- messages only
+    thread_id INTEGER,         -- messages only
+    reply_to  INTEGER,         -- messages only
+    expires   TEXT,            -- messages only
+    scope     TEXT,            -- with key and part: which request made this event
+    key       TEXT,
+    part      INTEGER,         -- place among the events of that request, from 0
+    request   BLOB,            -- SHA-256 of that request, to tell a repeat from a reuse of the key
+    header    TEXT NOT NULL,
+    salt      BLOB,            -- messages only; erased with the payload
+    digest    BLOB NOT NULL,
+    hash      BLOB NOT NULL,
+    payload   TEXT             -- messages only; NULL once redacted
+) STRICT;
+
+CREATE INDEX events_agent ON events (agent, id, event) WHERE agent IS NOT NULL;
+CREATE INDEX events_thread ON events (thread_id) WHERE thread_id IS NOT NULL;
+CREATE INDEX events_reply ON events (reply_to) WHERE reply_to IS NOT NULL;
+CREATE INDEX events_kind ON events (event) WHERE event <> 'message';
+CREATE UNIQUE INDEX events_key ON events (scope, key, part) WHERE key IS NOT NULL;
+
+CREATE TRIGGER events_kept BEFORE DELETE ON events
+BEGIN
+    SELECT raise(ABORT, 'the log is append-only');
+END;
+
+-- The one change there is: a redacted message loses its payload and its salt, and nothing else.
+CREATE TRIGGER events_unchanged BEFORE UPDATE ON events
+WHEN NOT (
+    old.event = 'message' AND new.payload IS NULL AND new.salt IS NULL
+    AND new.id IS old.id AND new.event IS old.event AND new.time IS old.time
+    AND new.agent IS old.agent AND new.sender IS old.sender AND new.thread_id IS old.thread_id
+    AND new.reply_to IS old.reply_to AND new.expires IS old.expires
+    AND new.scope IS old.scope AND new.key IS old.key AND new.part IS old.part AND new.request IS old.request
+    AND new.header IS old.header AND new.digest IS old.digest AND new.hash IS old.hash
+)
+BEGIN
+    SELECT raise(ABORT, 'the log is append-only');
+END;
+
+-- Projections: `eventlog rebuild` drops and recreates them from the events.
+
+-- `name` is folded, `spelled` as first written. `state` is AgentState as JSON; version and cursor repeat what it says.
+CREATE TABLE agents (
+    name    TEXT PRIMARY KEY,
+    spelled TEXT NOT NULL,
+    known   INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    cursor  INTEGER NOT NULL,
+    state   TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- `outcome` is NULL while a wake is in flight; `finished` is the event that said so, `reported` 1 if a watcher said it.
+CREATE TABLE wakes (
+    id            INTEGER PRIMARY KEY,
+    key           TEXT NOT NULL,
+    agent         TEXT NOT NULL COLLATE NOCASE,
+    after         INTEGER NOT NULL,
+    through       INTEGER NOT NULL,
+    attempt       INTEGER NOT NULL,
+    watcher       TEXT NOT NULL,
+    node          TEXT NOT NULL,
+    limits        TEXT NOT NULL,
+    time          TEXT NOT NULL,
+    outcome       TEXT,
+    reported      INTEGER NOT NULL DEFAULT 0,
+    finished      INTEGER NOT NULL DEFAULT 0,
+    finished_time TEXT,
+    exit_code     INTEGER,
+    duration_ms   ANY,
+    detail        TEXT
+) STRICT;
+
+CREATE INDEX wakes_key ON wakes (key);
+CREATE INDEX wakes_agent ON wakes (agent, id, after, through);
+
+CREATE TABLE threads (
+    id       INTEGER PRIMARY KEY,
+    messages INTEGER NOT NULL,
+    last     INTEGER NOT NULL
+) STRICT;
+
+-- `revoked` is the event that ended the token, NULL while it is good. Never the token itself.
+CREATE TABLE tokens (
+    name    TEXT PRIMARY KEY,
+    spelled TEXT NOT NULL,
+    kind    TEXT NOT NULL,
+    agents  TEXT NOT NULL,
+    peer    TEXT,
+    sha256  TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    revoked INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE dead_letters (
+    message_id INTEGER PRIMARY KEY,
+    id         INTEGER NOT NULL,
+    agent      TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    attempts   INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE redactions (
+    message_id INTEGER PRIMARY KEY,
+    id         INTEGER NOT NULL,
+    reason     TEXT NOT NULL
+) STRICT;
+
+-- This copy of the log: not derived from the events.
+
+-- `marked`: this file is a backup, and must become another log before it is served. `quiet`: a restored log whose
+-- quiet time is not over.
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The logs that this one descends from, oldest first, itself last. Up to `restored_at` a log is its parent's; its own
+-- events begin at `first_new_id`, and what lies between is no id of this log.
+CREATE TABLE logs (
+    place        INTEGER PRIMARY KEY,
+    log_id       TEXT NOT NULL UNIQUE,
+    restored_at  INTEGER NOT NULL,
+    first_new_id INTEGER NOT NULL
+) STRICT;
