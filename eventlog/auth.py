@@ -105,7 +105,7 @@ class Guard:
         if token.startswith(WAKE_PREFIX):
             return await self._wake_caller(token)
         digest = digest_of(token)
-        row = self._bus.store.token(digest)
+        row = self._bus.token(digest)
         # The look-up is by the digest, of which nothing can be guessed bit by bit; comparing is what decides.
         if row is None or not hmac.compare_digest(row.sha256, digest):
             raise Unauthorized(_UNAUTHORIZED)

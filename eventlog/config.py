@@ -72,6 +72,10 @@ class Config:
     )
     header_timeout_s: float = _setting(10.0, "Time for a client to send its request's header.", unit="s", least=0.1)
     body_timeout_s: float = _setting(30.0, "Time for a client to send its request's body.", unit="s", least=0.1)
+    batch_max: int = _setting(1000, "The most messages in the body of one request.", least=1)
+    recipients_max: int = _setting(
+        1000, "The most messages that one request may make, one for each recipient.", least=1
+    )
     page_limit: int = _setting(100, "Entries of a page when a request names no `limit`.", least=1, most=1000)
     page_limit_max: int = _setting(1000, "The largest `limit` that a request may name.", least=1, most=10_000)
     wait_max_s: float = _setting(600.0, "The longest `wait` of an inbox request.", unit="s", least=1, most=3600)

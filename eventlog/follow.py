@@ -1,24 +1,228 @@
-"""Followers: reading history and following live as one loop of pulls, strictly after a cursor."""
+"""Followers: reading history and following live are one loop of pulls, strictly after a cursor."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+from weakref import WeakSet
 
 import msgspec
 
+from eventlog.event import Event
+from eventlog.head import Head
+from eventlog.sse import encode_comment, encode_id, encode_opening, encode_reset
+from eventlog.window import CHUNK_BYTES_MAX, Filter, Slice, Window, cut, entry
 
-class Filter(msgspec.Struct, frozen=True):
-    """What a follower is shown. Agents are folded names.
+#: How many events a filter may hide before the follower is told a cursor past them.
+HIDDEN_MAX = 1000
+#: The most events of one page that is read behind the window; fewer where they are large.
+PAGE_EVENTS_MAX = 500
+#: How many such a page has as long as it is not known how large they are.
+PAGE_EVENTS_FIRST = 50
 
-    `agents`: events addressed to one of these, or about one (empty: any). `events`: of these kinds (empty: any kind).
-    `visible`: to, about or from one of these (None: everyone).
+
+class Pages(Protocol):
+    """Reads stored events with ids in (after, before), oldest first, of these (folded) agents and these kinds."""
+
+    async def page(
+        self,
+        after: int,
+        limit: int,
+        *,
+        before: int | None = None,
+        agents: Sequence[str] | None = None,
+        events: Sequence[str] | None = None,
+    ) -> list[Event]:
+        """At most `limit` events; fewer only if there are no more."""
+        ...
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """Why a follower does not go on from the cursor it asked for, and which one that was."""
+
+    reason: str
+    cursor: int
+
+
+class Hub:
+    """What all followers of a log share: the window, the pages behind it, and the bell that wakes them.
+
+    The bell is only a hint: a follower looks at the head before it waits, and reads after its own cursor afterwards.
+    It is rung only for followers whose filter shows something of what came; the others catch up at their heartbeat.
     """
 
-    agents: frozenset[str] = frozenset()
-    events: frozenset[str] = frozenset({"message"})
-    visible: frozenset[str] | None = None
+    def __init__(self, head: Head, pages: Pages, *, events_max: int, bytes_max: int) -> None:
+        self.head = head
+        self.closing = False
+        self.window = Window(head.value, events_max=events_max, bytes_max=bytes_max)
+        self._pages = pages
+        self._followers: WeakSet[Follower] = WeakSet()
+        #: Who waits for events of an agent; None: for any agent's.
+        self._waiting: dict[str | None, dict[asyncio.Future[None], Filter]] = {}
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Take in what was just appended, in order. To be called in the same step as the head moves."""
+        self.window.add(events)
+        for event in events:
+            for agent in (None, event.agent):
+                for waiter, wanted in self._waiting.get(agent, {}).items():
+                    if not waiter.done() and wanted.shows(event.event, event.agent, event.sender):
+                        waiter.set_result(None)
+
+    async def wait(self, wanted: Filter, timeout_s: float) -> None:
+        """Until something came that `wanted` shows, the followers end, or the time is over."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        places = tuple(wanted.agents) or (None,)
+        for agent in places:
+            self._waiting.setdefault(agent, {})[waiter] = wanted
+        alarm = loop.call_later(timeout_s, _ring, waiter)
+        try:
+            if not self.closing:
+                await waiter
+        finally:
+            alarm.cancel()
+            for agent in places:
+                waiting = self._waiting[agent]
+                del waiting[waiter]
+                if not waiting:
+                    del self._waiting[agent]
+
+    async def page(self, wanted: Filter, after: int, limit: int) -> Slice:
+        """What `wanted` shows of at most `limit` events behind the window; the head must be past `after`."""
+        upto = self.head.value
+        # A filter by agents is read from an index; what only `visible` hides must be looked at to be hidden.
+        events = await self._pages.page(
+            after,
+            limit,
+            before=upto + 1,
+            agents=sorted(wanted.agents) or None,
+            events=sorted(wanted.events) if wanted.agents else None,
+        )
+        found = cut([entry(event) for event in events], wanted.shows, after)
+        looked_at_all = not events or found.cursor == events[-1].id
+        if looked_at_all and len(events) < limit:
+            found = msgspec.structs.replace(found, cursor=upto)
+        return found
+
+    def join(self, follower: "Follower") -> None:
+        """Count this follower among those that end with the log."""
+        self._followers.add(follower)
+
+    def end(self, token: str | None = None) -> None:
+        """End the followers that `token` opened; without `token` all of them, and all that come later."""
+        self.closing = self.closing or token is None
+        for follower in list(self._followers):
+            if token is None or follower.token == token:
+                follower.ended = True
+        # Whoever is not meant looks, finds nothing, and waits again.
+        for waiting in self._waiting.values():
+            for waiter in waiting:
+                _ring(waiter)
 
 
 class Follower:
-    """One stream; iterate it for chunks of bytes, each of many whole frames. `start` is the cursor it begins at,
-    `head` the newest id when it was made, `log_id` the log's identity."""
+    """One stream: iterate it, once, for chunks of whole frames.
 
-    start: int
-    head: int
-    log_id: str
+    `start` is the cursor it begins at, `head` the newest id when it was made, `log_id` the log's identity.
+
+    First comes an opening frame with `start` as its id, and the reset, if there was one. From then on every event that
+    `wanted` shows, in order; a comment every heartbeat; and an id-only frame for what it hides: at a heartbeat, after
+    1000 hidden events, and on reaching `head`. It ends, between frames, when the log closes or its token is revoked.
+    A slow reader holds nothing but its cursor and one chunk.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        wanted: Filter,
+        start: int,
+        *,
+        log_id: str,
+        heartbeat_s: float,
+        reset: Reset | None = None,
+        token: str = "",
+        presence: AbstractContextManager[None] | None = None,
+    ) -> None:
+        self.start = start
+        self.head = hub.head.value
+        self.log_id = log_id
+        self.token = token
+        self.ended = hub.closing
+        self._hub = hub
+        self._wanted = wanted
+        self._heartbeat_s = heartbeat_s
+        self._reset = reset
+        self._presence = presence or nullcontext()
+        self._cursor = self._told = start
+        self._hidden = 0
+        self._caught_up = start >= self.head
+        self._page_limit = PAGE_EVENTS_FIRST
+        hub.join(self)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with self._presence:
+            yield self._opening()
+            loop = asyncio.get_running_loop()
+            beat = loop.time() + self._heartbeat_s
+            while not self.ended:
+                chunk = b""
+                if self._hub.head.value > self._cursor:
+                    chunk = await self._pull()
+                elif (left_s := beat - loop.time()) > 0:
+                    await self._hub.wait(self._wanted, left_s)
+                    continue
+                if loop.time() >= beat:
+                    chunk += self._beat()
+                    beat = loop.time() + self._heartbeat_s
+                if chunk:
+                    yield chunk
+                else:
+                    await asyncio.sleep(0)  # a long stretch of hidden events must not hold up everyone else
+
+    def _opening(self) -> bytes:
+        opening = encode_opening(self.start)
+        if self._reset is not None:
+            said = self._reset
+            opening += encode_reset(self.start, reason=said.reason, log_id=self.log_id, cursor=said.cursor)
+        return opening
+
+    async def _pull(self) -> bytes:
+        """The next chunk of what is after the cursor; empty if all of it is hidden."""
+        pulled = self._hub.window.slice(self._wanted, self._cursor)
+        if pulled is None:
+            pulled = await self._hub.page(self._wanted, self._cursor, self._page_limit)
+            self._learn_size(pulled)
+        self._cursor = pulled.cursor
+        if pulled.shown:
+            self._told, self._hidden = pulled.shown, pulled.hidden
+        else:
+            self._hidden += pulled.hidden
+        reached = not self._caught_up and self._cursor >= self.head
+        self._caught_up = self._caught_up or reached
+        if reached or self._hidden >= HIDDEN_MAX:
+            return pulled.data + self._id_only()
+        return pulled.data
+
+    def _learn_size(self, pulled: Slice) -> None:
+        """Read pages of about one chunk: of many small events, of few large ones."""
+        if len(pulled.data) > CHUNK_BYTES_MAX // 2:
+            self._page_limit = max(1, self._page_limit // 2)
+        else:
+            self._page_limit = min(PAGE_EVENTS_MAX, self._page_limit * 2)
+
+    def _beat(self) -> bytes:
+        return self._id_only() + encode_comment()
+
+    def _id_only(self) -> bytes:
+        """Move the follower's cursor past what was hidden since it was last told one."""
+        self._hidden = 0
+        if self._told >= self._cursor:
+            return b""
+        self._told = self._cursor
+        return encode_id(self._cursor)
+
+
+def _ring(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

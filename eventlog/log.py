@@ -1,20 +1,52 @@
 """EventLog: the log as everything above it sees it; append, read, follow, and the policy of all three."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from eventlog.engine import Engine
-from eventlog.event import Event, Message
-from eventlog.follow import Filter, Follower
+from eventlog.engine import Append, Engine, Stale
+from eventlog.errors import BadRequest, NotFound, Unavailable
+from eventlog.event import Draft, Event, Message, fold
+from eventlog.follow import Follower, Hub, Reset
+from eventlog.history import History
+from eventlog.leases import Leases
+from eventlog.mail import TRIES_MAX, Mail, Visible
+from eventlog.overview import Overview
 from eventlog.presence import Presence
-from eventlog.store import Store
+from eventlog.roster import Roster
+from eventlog.sqlite_engine import SqliteEngine
+from eventlog.store import Store, TokenRow
 from eventlog.views import AgentView, EventsPage, InboxPage, Sent, Thread
+from eventlog.window import Filter
 
-#: The (folded) agents that a caller may see; None sees everything.
-Visible = frozenset[str] | None
+__all__ = ["EventLog", "Settings", "Visible"]
+
+
+class Settings(Protocol):
+    """What the log wants to be told; eventlog.config.Config says what each means."""
+
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def window_events(self) -> int: ...
+    @property
+    def window_bytes(self) -> int: ...
+    @property
+    def recipients_max(self) -> int: ...
+    @property
+    def batch_max(self) -> int: ...
+    @property
+    def group_max(self) -> int: ...
+    @property
+    def append_queue_max(self) -> int: ...
+    @property
+    def readers(self) -> int: ...
+    @property
+    def sweep_interval_s(self) -> float: ...
+    @property
+    def quiet_after_restore_s(self) -> float: ...
 
 
 class EventLog:
@@ -25,29 +57,76 @@ class EventLog:
     All methods that append raise Unavailable and TooManyRequests as `Engine.append` does.
     """
 
-    store: Store
-    engine: Engine
-    presence: Presence
-    leases: "Leases"
-
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: "Settings") -> AsyncIterator["EventLog"]:
-        """The log in `settings.data_dir`, owned by this process until the block ends; `end_followers` comes first.
+    async def open(cls, settings: Settings) -> AsyncIterator["EventLog"]:
+        """The log in `settings.data_dir` until the block ends; for the process that holds the folder's lock.
 
-        Raises Locked if another process owns it, SchemaError if it is of another version.
+        Leases are swept while somebody awaits `leases.run()`. Raises SchemaError if the log is of another version.
         """
+        async with (
+            Store.open(settings.data_dir, readers=settings.readers) as store,
+            SqliteEngine.open(
+                store, group_max=settings.group_max, append_queue_max=settings.append_queue_max
+            ) as engine,
+        ):
+            log = cls(store, engine, await store.tokens(), settings)
+            log.failed = engine.failed
+            engine.listeners.append(log.took)
+            try:
+                yield log
+            finally:
+                log.end_followers()
 
-    # ---- what the log is ----
+    def __init__(self, store: Store, engine: Engine, tokens: Iterable[TokenRow], settings: Settings) -> None:
+        self.store = store
+        self.engine = engine
+        #: Set once the outcome of an append is not known; the process must then stop.
+        self.failed = asyncio.Event()
+        self.presence = Presence()
+        self.leases = Leases(
+            store,
+            engine,
+            quiet_s=settings.quiet_after_restore_s,
+            sweep_interval_s=settings.sweep_interval_s,
+        )
+        self._hub = Hub(engine.head, store, events_max=settings.window_events, bytes_max=settings.window_bytes)
+        self._mail = Mail(
+            store,
+            engine,
+            self._hub,
+            self.presence,
+            cause=self.leases.cause,
+            recipients_max=settings.recipients_max,
+            batch_max=settings.batch_max,
+        )
+        self._history = History(store, engine.head, self._mail)
+        self._overview = Overview(store, self.leases, self.presence)
+        self._roster = Roster(tokens)
+        self._token_turn = asyncio.Lock()
+
+    def took(self, events: Sequence[Event]) -> None:
+        """Take in what has just become durable, in order; the engine says so in the step in which its head moves."""
+        self.leases.saw(events)
+        for event in events:
+            self._roster.apply(event)
+            if event.event == "token.revoked":
+                self._hub.end(fold(event.fields["name"]))
+        self._hub.add(events)
+
+    # ---- what the log is --------------------------------------------------------------------------------------------
 
     @property
-    def log_id(self) -> str: ...
+    def log_id(self) -> str:
+        """The log's identity; a restored backup is another log."""
+        return self.store.log_id
 
     @property
     def head(self) -> int:
         """The id of the newest event."""
+        return self.engine.head.value
 
-    # ---- mail ----
+    # ---- mail -------------------------------------------------------------------------------------------------------
 
     async def send(
         self, messages: Sequence[Message], *, sender: str, key: str | None, request: bytes, visible: Visible = None
@@ -55,30 +134,37 @@ class EventLog:
         """Append messages from `sender`, all or none; `to_agent` "*" is every known agent but the sender.
 
         `key` makes repeating harmless; `request` is the request's canonical bytes, by which a repeat is recognised.
-        Raises BadRequest (unknown_parent, bad_field, bad_name, no_recipient) and KeyReused.
+        Raises BadRequest (unknown_parent, bad_field, no_recipient) and KeyReused.
         """
+        return await self._mail.send(messages, sender=sender, key=key, request=request, visible=visible)
 
-    async def inbox(
-        self, agent: str, *, after: int | None = None, limit: int = 100, wait_s: float = 0
-    ) -> InboxPage:
+    async def inbox(self, agent: str, *, after: int | None = None, limit: int = 100, wait_s: float = 0) -> InboxPage:
         """Messages to `agent` after `after` (None: its acked cursor); waits up to `wait_s` for the first one.
 
         Raises Conflict (cursor_past_head). A wait ends early, and empty, when the bus stops.
         """
+        return await self._mail.inbox(agent, after=after, limit=limit, wait_s=wait_s)
 
     async def ack(self, agent: str, cursor: int) -> int:
-        """Move the agent's cursor to `cursor`, if that is further; where it now stands. Raises Conflict (cursor_past_head)."""
+        """Move the agent's cursor to `cursor`, if that is further; answers where it now stands.
+
+        Raises Conflict (cursor_past_head).
+        """
+        return await self._mail.ack(agent, cursor)
 
     async def message(self, message_id: int, *, visible: Visible = None) -> bytes:
         """The message's flat JSON object with a `receipt` (views.Receipt). Raises NotFound."""
+        return await self._history.message(message_id, visible=visible)
 
     async def thread(self, thread_id: int, *, visible: Visible = None) -> Thread:
         """The conversation that message `thread_id` began; all of it to whoever is part of it. Raises NotFound."""
+        return await self._history.thread(thread_id, visible=visible)
 
     async def redact(self, message_id: int, *, reason: str) -> None:
         """Erase a message's payload; doing it again changes nothing. Raises NotFound."""
+        await self._mail.redact(message_id, reason=reason)
 
-    # ---- history ----
+    # ---- history ----------------------------------------------------------------------------------------------------
 
     async def events(
         self,
@@ -91,6 +177,9 @@ class EventLog:
         thread: int | None = None,
     ) -> EventsPage:
         """One page of the log. Raises Conflict (cursor_past_head) if `after` is past the head."""
+        return await self._history.events(
+            after=after, before=before, limit=limit, agent=agent, event=event, thread=thread
+        )
 
     def export(
         self,
@@ -103,12 +192,13 @@ class EventLog:
         thread: int | None = None,
     ) -> AsyncIterator[bytes]:
         """The same events up to the head as it stands now, as NDJSON in chunks of many whole lines."""
+        return self._history.export(after=after, before=before, limit=limit, agent=agent, event=event, thread=thread)
 
-    # ---- following ----
+    # ---- following --------------------------------------------------------------------------------------------------
 
     def follow(
         self,
-        filter: Filter,
+        wanted: Filter,
         *,
         after: int | str = "latest",
         log_id: str | None = None,
@@ -119,34 +209,98 @@ class EventLog:
     ) -> Follower:
         """A stream of frames strictly after `after` (a cursor, "earliest" or "latest"); see follow.Follower.
 
-        `log_id` is the log that the cursor is of, if the caller knows. It ends when the log closes, and when `token`
-        (a token's name) is revoked. With `watcher` and `node` the bus knows, while it lasts, who serves
-        `filter.agents`.
+        `log_id` is the log that the cursor is of, if the caller knows. The stream ends when the log closes, and when
+        `token` (a token's name) is revoked. With `watcher` and `node` the bus knows, while it lasts, who serves
+        `wanted.agents`.
         """
+        start, reset = self._start(after, log_id)
+        presence = None
+        if watcher is not None and node is not None:
+            presence = self.presence.serving(watcher, node, tuple(sorted(wanted.agents)))
+        return Follower(
+            self._hub,
+            wanted,
+            start,
+            log_id=self.log_id,
+            heartbeat_s=heartbeat_s,
+            reset=reset,
+            token=fold(token),
+            presence=presence,
+        )
+
+    def _start(self, after: int | str, log_id: str | None) -> tuple[int, Reset | None]:
+        """Where a follower begins, and why that is not where it asked to."""
+        if after == "latest":
+            return self.head, None
+        if after == "earliest":
+            return 0, None
+        assert isinstance(after, int)
+        start, reason = self.store.resolve_cursor(log_id, after)
+        return start, None if reason is None else Reset(reason, after)
 
     def end_followers(self) -> None:
         """End every follower and every waiting inbox request at its next whole frame; new ones end at once."""
+        self._hub.end()
 
-    # ---- agents ----
+    # ---- agents -----------------------------------------------------------------------------------------------------
 
     async def agents(self, *, visible: Visible = None) -> list[AgentView]:
-        """Every known agent, by name."""
+        """Every agent that anything ever named, by name."""
+        return await self._overview.agents(visible=visible)
 
     async def agent(self, name: str, *, visible: Visible = None) -> AgentView:
         """One agent. Raises NotFound if nothing ever named it or the caller may not see it."""
+        return await self._overview.agent(name, visible=visible)
 
     async def pause(self, agent: str, *, by: str) -> None:
         """No wake is granted to `agent` ("*": to anyone) until it is resumed; pausing again changes nothing."""
+        await self._set_paused(agent, by, paused=True)
 
     async def resume(self, agent: str, *, by: str) -> None:
-        """Wakes are granted again."""
+        """Wakes are granted again; resuming again changes nothing."""
+        await self._set_paused(agent, by, paused=False)
 
-    # ---- tokens ----
+    async def _set_paused(self, agent: str, by: str, *, paused: bool) -> None:
+        for _ in range(TRIES_MAX):
+            state = self.store.agent(agent)
+            if state.paused == paused:
+                return
+            draft = Draft("agent.paused" if paused else "agent.resumed", {"agent": state.name, "by": by})
+            done = await self.engine.append(Append((draft,), expect={fold(agent): state.version}))
+            if not isinstance(done, Stale):
+                return
+        raise Unavailable("the agent's state keeps moving; try again", retry_after_s=1)
+
+    # ---- tokens -----------------------------------------------------------------------------------------------------
+
+    def token(self, sha256: str) -> TokenRow | None:
+        """The good token with this hexadecimal SHA-256; None if there is none (any more)."""
+        return self._roster.by_digest(sha256)
+
+    def tokens(self) -> list[TokenRow]:
+        """Every token that is good, oldest first."""
+        return self._roster.rows()
 
     async def token_created(
         self, name: str, *, kind: str, agents: Sequence[str], sha256: str, peer: str | None = None
     ) -> Event:
         """Record a token by its hexadecimal SHA-256. Raises BadRequest (bad_field) if the name is taken."""
+        fields = {"name": name, "kind": kind, "agents": list(agents), "peer": peer, "sha256": sha256}
+        async with self._token_turn:
+            if self._roster.by_name(name) is not None:
+                raise BadRequest(f"there is a token {name!r}; revoke it, or take another name", field="name")
+            return await self._append("token.created", {k: v for k, v in fields.items() if v is not None})
 
     async def token_revoked(self, name: str) -> None:
         """Record that a token is no longer good, and end the streams opened with it. Raises NotFound."""
+        async with self._token_turn:
+            row = self._roster.by_name(name)
+            if row is None:
+                raise NotFound(f"there is no token {name!r}", field="name")
+            await self._append("token.revoked", {"name": row.name})
+
+    async def _append(self, event: str, fields: dict[str, Any]) -> Event:
+        """Append one event that depends on no agent's state."""
+        done = await self.engine.append(Append((Draft(event, fields),)))
+        assert not isinstance(done, Stale)
+        return done.events[0]

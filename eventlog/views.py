@@ -57,8 +57,10 @@ class Passed(msgspec.Struct, frozen=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a message has come. `status` is the furthest of accepted, woken, read, replied; or dead, which only a
-    later ack or reply takes back. `read` is the ack that passed it, `replies` the messages with it as `reply_to`."""
+    """How far a message has come. `status` is the furthest of accepted, woken, dead, read, replied: a dead message
+    stays in the inbox, and may be read all the same. `read` is the ack that passed it, `replies` what its recipient
+    answered.
+    """
 
     status: str
     accepted: Passed
@@ -77,7 +79,7 @@ class Thread(msgspec.Struct, frozen=True):
 
 
 class EventsPage(msgspec.Struct, frozen=True):
-    """Events strictly between the cursors, oldest first, each with its `hash`; `cursor` is where the next page begins."""
+    """Events strictly between the cursors, oldest first, each with its `hash`; the next page begins at `cursor`."""
 
     events: tuple[msgspec.Raw, ...]
     cursor: int
@@ -97,6 +99,7 @@ class WakeView(msgspec.Struct, frozen=True, omit_defaults=True):
     time: str
     outcome: str | None = None
     finished: str | None = None
+    exit_code: int | None = None
     detail: str | None = None
 
 
@@ -122,6 +125,7 @@ class AgentView(msgspec.Struct, frozen=True, omit_defaults=True):
     """One agent: its inbox, its wakes, who serves it. `last_seen` is its last request, as far as this process knows."""
 
     name: str
+    known: bool
     unread: int
     cursor: int
     paused: bool

@@ -1,0 +1,269 @@
+"""Mail: the policy of sending, reading an inbox, and taking messages over."""
+
+import asyncio
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from eventlog.agents import EVERYONE
+from eventlog.engine import Append, Engine, Key, Replayed, Stale
+from eventlog.errors import BadRequest, Conflict, KeyReused, NotFound, Unavailable
+from eventlog.event import RESERVED, Draft, Event, Message, fold
+from eventlog.follow import Filter, Hub
+from eventlog.presence import Presence
+from eventlog.store import Store
+from eventlog.views import Accepted, InboxPage, Sent
+
+#: The (folded) agents that a caller may see; None sees everything.
+Visible = frozenset[str] | None
+
+#: How many names like an unknown recipient's a sender is told.
+NEAREST_MAX = 3
+#: How often an append is tried anew because the agent's state moved, before it is given up.
+TRIES_MAX = 100
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+
+
+def sees(visible: Visible, event: Event) -> bool:
+    """Whether the event is to, about or from one of these agents."""
+    return visible is None or event.agent in visible or event.sender in visible
+
+
+class Mail:
+    """Sends, reads and acknowledges messages. `cause` tells what a sender's message comes from (Leases.cause)."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        hub: Hub,
+        presence: Presence,
+        *,
+        cause: Callable[[str], int | None],
+        recipients_max: int,
+        batch_max: int,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._hub = hub
+        self._presence = presence
+        self._cause = cause
+        self._recipients_max = recipients_max
+        self._batch_max = batch_max
+
+    # ---- sending ----------------------------------------------------------------------------------------------------
+
+    async def send(
+        self, messages: Sequence[Message], *, sender: str, key: str | None, request: bytes, visible: Visible
+    ) -> Sent:
+        """See EventLog.send."""
+        once = None
+        if key is not None:
+            if not _KEY.match(key):
+                raise BadRequest("a key is 1 to 255 visible ASCII characters", field="Idempotency-Key")
+            once = Key(fold(sender), key, hashlib.sha256(request).digest())
+        drafts = await self._drafts(messages, sender, key, visible)
+        done = await self._engine.append(Append(drafts, key=once))
+        if isinstance(done, Stale):
+            raise Unavailable("the log could not place these messages; send them again", retry_after_s=1)
+        replayed = isinstance(done, Replayed)
+        if isinstance(done, Replayed) and once is not None and done.request != once.request:
+            raise KeyReused(
+                f"the key {key!r} was used before, with another body; take a new key for a new message",
+                field="Idempotency-Key",
+            )
+        return Sent(tuple(self._accepted(event) for event in done.events), replayed)
+
+    async def _drafts(
+        self, messages: Sequence[Message], sender: str, key: str | None, visible: Visible
+    ) -> tuple[Draft, ...]:
+        """The messages, each to one recipient, with what the bus stamps on them."""
+        if not messages:
+            raise BadRequest("there is no message in this request")
+        if len(messages) > self._batch_max:
+            raise BadRequest(f"a request may hold {self._batch_max} messages, not {len(messages)}; send several")
+        caused = await self._caused(self._cause(sender))
+        parents: dict[tuple[int | None, int | None], dict[str, Any]] = {}
+        drafts: list[Draft] = []
+        for message in messages:
+            place = (message.reply_to, message.thread_id)
+            if place not in parents:
+                parents[place] = caused | await self._parent(message, visible)
+            fields = {
+                "from_agent": self._store.agent(sender).name,
+                "type": message.type,
+                **parents[place],
+                **({} if message.expires is None else {"expires": message.expires}),
+                **({} if key is None else {"key": key}),
+            }
+            recipients = self._recipients(message.to_agent, sender)
+            if len(drafts) + len(recipients) > self._recipients_max:
+                raise BadRequest(f"a request may make {self._recipients_max} messages; send several", field="to_agent")
+            drafts += (Draft("message", fields | {"to_agent": name}, message.payload) for name in recipients)
+        return tuple(drafts)
+
+    def _recipients(self, to_agent: str, sender: str) -> list[str]:
+        if to_agent != EVERYONE:
+            return [self._store.agent(to_agent).name]
+        names = self._known() - {fold(sender)} - RESERVED
+        if not names:
+            raise BadRequest("no other agent is known yet; name the recipient", code="no_recipient", field="to_agent")
+        return [self._spelled(name) for name in sorted(names)]
+
+    async def _parent(self, message: Message, visible: Visible) -> dict[str, Any]:
+        """What a message takes from the one it replies to, or from its thread; raises BadRequest."""
+        if message.reply_to is not None:
+            parent = await self._store.message(message.reply_to)
+            if parent is None or not sees(visible, parent):
+                raise _unknown_parent("reply_to", message.reply_to)
+            thread_id = parent.fields["thread_id"]
+            if message.thread_id not in (None, thread_id):
+                raise BadRequest(
+                    f"reply_to is in thread {thread_id}, not {message.thread_id}; leave thread_id out",
+                    field="thread_id",
+                )
+            return {"thread_id": thread_id, "reply_to": parent.id, **_stamped(parent)}
+        if message.thread_id is not None:
+            first = await self._store.message(message.thread_id)
+            if first is None or first.fields["thread_id"] != first.id or not await self.takes_part(visible, first):
+                raise _unknown_parent("thread_id", message.thread_id)
+            return {"thread_id": first.id}
+        return {}
+
+    async def takes_part(self, visible: Visible, first: Event) -> bool:
+        """Whether one of these agents sent or was sent a message of the thread that `first` began."""
+        return visible is None or sees(visible, first) or await self._store.takes_part(first.id, visible)
+
+    async def _caused(self, cause_id: int | None) -> dict[str, Any]:
+        """What the bus stamps on a message that comes from the sender's latest wake."""
+        cause = None if cause_id is None else await self._store.message(cause_id)
+        return {"hops": 0} if cause is None else _stamped(cause)
+
+    def _accepted(self, event: Event) -> Accepted:
+        name = event.fields["to_agent"]
+        known = self._knows(event.agent)
+        return Accepted(
+            id=event.id,
+            hash=event.hash.hex(),
+            thread_id=event.fields["thread_id"],
+            status="accepted",
+            known=known,
+            watched=self._presence.watched(name),
+            nearest=() if known else self._nearest(event.agent),
+        )
+
+    # ---- known names ------------------------------------------------------------------------------------------------
+
+    def _knows(self, name: str) -> bool:
+        return self._store.known(name) or self._presence.knows(name)
+
+    def _known(self) -> set[str]:
+        """The folded names of all known agents."""
+        return ({fold(name) for name in self._store.names()} | set(self._presence.named())) - {EVERYONE}
+
+    def _spelled(self, name: str) -> str:
+        stored = self._store.agent(name).name
+        return self._presence.named().get(name, stored) if not self._store.known(name) else stored
+
+    def _nearest(self, name: str) -> tuple[str, ...]:
+        near = difflib.get_close_matches(name, self._known() - RESERVED, n=NEAREST_MAX)
+        return tuple(self._spelled(one) for one in near)
+
+    # ---- reading and taking over ------------------------------------------------------------------------------------
+
+    async def inbox(self, agent: str, *, after: int | None, limit: int, wait_s: float) -> InboxPage:
+        """See EventLog.inbox."""
+        state = self._store.agent(agent)
+        head = self._hub.head
+        start = state.cursor if after is None else after
+        self._check_cursor(start, "after")
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + wait_s
+        looked = start
+        while True:
+            # The head is taken before looking: whatever comes after it is looked for in the next turn.
+            seen = head.value
+            messages = await self._look(agent, looked, limit + 1)
+            left_s = give_up - loop.time()
+            if messages or left_s <= 0 or self._hub.closing:
+                break
+            looked = max(looked, seen)
+            if head.value == looked:
+                await self._hub.wait(Filter(agents=frozenset({fold(agent)})), left_s)
+        shown = messages[:limit]
+        return InboxPage(
+            agent=state.name,
+            messages=await self._marked(shown),
+            cursor=shown[-1].id if shown else start,
+            has_more=len(messages) > limit,
+        )
+
+    async def _look(self, agent: str, after: int, limit: int) -> list[Event]:
+        """The agent's messages after `after`; a look that finds nothing in the window costs no query."""
+        if self._hub.window.holds(after, "message", fold(agent)) is False:
+            return []
+        return await self._store.inbox(agent, after, limit)
+
+    async def _marked(self, messages: Sequence[Event]) -> tuple[msgspec.Raw, ...]:
+        """Messages as flat JSON, marked where they are dead or expired."""
+        if not messages:
+            return ()
+        dead = await self._store.dead([event.id for event in messages])
+        wall = wall_now()
+        return tuple(msgspec.Raw(event.json(**_marks(event, dead, wall))) for event in messages)
+
+    async def ack(self, agent: str, cursor: int) -> int:
+        """See EventLog.ack."""
+        for _ in range(TRIES_MAX):
+            self._check_cursor(cursor, "cursor")
+            state = self._store.agent(agent)
+            if cursor <= state.cursor:
+                return state.cursor
+            moved = Draft("ack", {"agent": state.name, "cursor": cursor})
+            done = await self._engine.append(Append((moved,), expect={fold(agent): state.version}))
+            if not isinstance(done, Stale):
+                return cursor
+        raise Unavailable("the agent's state keeps moving; acknowledge again", retry_after_s=1)
+
+    def _check_cursor(self, cursor: int, field: str) -> None:
+        head = self._hub.head.value
+        if cursor > head:
+            raise Conflict(f"{field} is {cursor}, past the newest id, {head}; is it of another log?", field=field)
+
+    async def redact(self, message_id: int, *, reason: str) -> None:
+        """See EventLog.redact."""
+        message = await self._store.message(message_id)
+        if message is None:
+            raise NotFound(f"there is no message {message_id}")
+        if message.payload is not None:
+            await self._engine.append(Append((Draft("redacted", {"message_id": message_id, "reason": reason}),)))
+
+
+def wall_now() -> str:
+    """The wall clock as RFC 3339 in UTC, microseconds; only `expires` is compared with it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def expired(event: Event, wall: str) -> bool:
+    """Whether the message was to be read before now."""
+    until = event.fields.get("expires")
+    return until is not None and until <= wall
+
+
+def _marks(event: Event, dead: Iterable[int], wall: str) -> dict[str, bool]:
+    marks = {"dead": event.id in set(dead), "expired": expired(event, wall)}
+    return {name: True for name, marked in marks.items() if marked}
+
+
+def _stamped(cause: Event) -> dict[str, int]:
+    return {"hops": cause.fields["hops"] + 1, "cause": cause.id}
+
+
+def _unknown_parent(field: str, message_id: int) -> BadRequest:
+    return BadRequest(f"{field}: there is no message {message_id} that you can see", code="unknown_parent", field=field)
