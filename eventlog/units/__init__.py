@@ -1,0 +1,1 @@
+"""The templates of the bus's systemd units, which `eventlog install` fills in."""

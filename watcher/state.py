@@ -1,0 +1,338 @@
+"""The state folder: node, cursor, tokens, and one folder per key, so that a wake in flight survives any restart.
+
+run.lock             held while a watcher runs; names its process
+node                 this node's random id
+cursor               {"log", "cursor"}; losing it costs a longer replay, nothing else
+status.json          what `bus-watcher status` shows
+tokens/WAKE          a wake's token; its modification time is when the token ends
+agents/AGENT/KEY/    one key: `key`, `lock`, then `grant`, `started`, `outcome` (see watcher/shim.py)
+broken/              folders that could not be read, set aside
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from eventlog.errors import ConfigError, Locked
+from watcher.machine import Machine, is_foreign, this_machine
+from watcher.shim import fsync_folder, read_json, write_durably
+
+#: How long a watcher that starts waits for the lock: `bus-watcher status` holds it for a moment.
+LOCK_WAIT_S: Final = 0.5
+
+
+class Cursor(NamedTuple):
+    """A place in one log."""
+
+    log: str
+    cursor: int
+
+
+class Broken(Exception):
+    """A file of a key's folder cannot be read: its disk was damaged, or someone edited it."""
+
+
+@dataclass(frozen=True)
+class KeyFolder:
+    """The folder of one key; `agent` is folded. Its methods block on the disk."""
+
+    path: Path
+    agent: str
+
+    @property
+    def key(self) -> str:
+        """The key itself."""
+        return self.path.name
+
+    @property
+    def granted(self) -> bool:
+        """Whether the bus granted a wake to this key."""
+        return (self.path / "grant").exists()
+
+    def grant(self) -> dict[str, Any]:
+        """The stored grant. Raises Broken, also if there is no lock, without which no shim works."""
+        if not (self.path / "lock").exists():
+            raise Broken(f"{self.path} has no lock")
+        return self._read("grant", "wake", "latest_start", "argv", "cwd", "env", "request")
+
+    def outcome(self) -> dict[str, Any] | None:
+        """What the shim wrote; None if the wake has no outcome yet. Raises Broken."""
+        if not (self.path / "outcome").exists():
+            return None
+        return self._read("outcome", "outcome")
+
+    def machine(self) -> Machine:
+        """Where and in which boot the key was made. Raises Broken."""
+        stored = self._read("key", "key", "boot_id", "machine_id", "hardware")
+        return Machine(stored["boot_id"], stored["machine_id"], tuple(stored["hardware"]))
+
+    def store_grant(self, grant: dict[str, Any]) -> None:
+        """Make the grant durable; from then on the shim may start the command. Raises OSError."""
+        write_durably(str(self.path), "grant", grant)
+
+    def wait_unlocked(self) -> None:
+        """Block until no shim works on this folder."""
+        with self.locked():
+            pass
+
+    @contextlib.contextmanager
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
+        """Hold the folder's lock, as a shim does; a folder that is gone, or has no lock, needs none.
+
+        Blocks while a shim works on the folder, or raises BlockingIOError if it is not to `wait`.
+        """
+        try:
+            handle = os.open(self.path / "lock", os.O_RDWR)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(handle)
+
+    def move_to(self, target: Path, *, wait: bool = True) -> None:
+        """Take the folder out of the shim's reach, durably. Raises BlockingIOError as `locked` does."""
+        with self.locked(wait=wait):
+            self.path.rename(target)
+            fsync_folder(str(self.path.parent))
+
+    def remove(self) -> None:
+        """End the folder: it is renamed first, so that no half of it is ever taken for a whole one."""
+        target = self.path.with_name(f".gone-{self.key}")
+        self.move_to(target)
+        shutil.rmtree(target, ignore_errors=True)
+
+    def _read(self, name: str, *fields: str) -> dict[str, Any]:
+        try:
+            value = read_json(str(self.path / name))
+        except (OSError, ValueError) as error:
+            raise Broken(f"{self.path / name} cannot be read: {error}") from error
+        if not isinstance(value, dict) or any(field not in value for field in fields):
+            raise Broken(f"{self.path / name} is not what was written there")
+        return value
+
+
+class Recovered(NamedTuple):
+    """What an earlier watcher left: the granted folders, and in words what was set aside or removed."""
+
+    granted: list[KeyFolder]
+    said: list[str]
+
+
+class State:
+    """A state folder in use by this process: `with State(path) as state`.
+
+    Raises Locked naming the process that uses it already, and ConfigError if the folder cannot be used.
+    """
+
+    def __init__(self, path: Path, machine: Machine | None = None) -> None:
+        self.path = path
+        self.machine = machine or this_machine()
+        self.node = ""
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.chmod(0o700)
+            for name in ("tokens", "agents", "broken"):
+                (self.path / name).mkdir(exist_ok=True, mode=0o700)
+            self._take_lock()
+            self.node = self._read_node() or self._new_node()
+            fsync_folder(str(self.path))
+            with contextlib.suppress(PermissionError):  # what is above need not be ours
+                fsync_folder(str(self.path.parent))
+        except OSError as error:
+            raise ConfigError(f"cannot use the state folder {self.path}: {error}; choose one that is yours") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        handle = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        give_up = time.monotonic() + LOCK_WAIT_S
+        while not _try_lock(handle):
+            if time.monotonic() > give_up:
+                holder = os.read(handle, 100).decode(errors="replace").strip() or "unknown"
+                os.close(handle)
+                raise Locked(
+                    f"another watcher (process {holder}) runs on {self.path}; stop it, or choose another --state-dir"
+                )
+            time.sleep(LOCK_WAIT_S / 10)
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        self._lock = handle
+
+    # ---- node and cursor --------------------------------------------------------------------------------------------
+
+    def _read_node(self) -> str:
+        try:
+            node = (self.path / "node").read_text("ascii").strip()
+        except (OSError, ValueError):
+            return ""
+        return node if node.isalnum() and len(node) <= 64 else ""
+
+    def _new_node(self) -> str:
+        node = secrets.token_hex(8)
+        _replace(self.path / "node", f"{node}\n")
+        return node
+
+    def read_cursor(self) -> Cursor | None:
+        """The stored cursor; None if there is none that can be read."""
+        try:
+            stored = read_json(str(self.path / "cursor"))
+            return Cursor(str(stored["log"]), int(stored["cursor"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def write_cursor(self, cursor: Cursor) -> None:
+        """Store the cursor, not durably: losing it costs a longer replay. Raises OSError."""
+        _replace(self.path / "cursor", json.dumps(cursor._asdict()))
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Store what `bus-watcher status` shows. Raises OSError."""
+        _replace(self.path / "status.json", json.dumps(status))
+
+    # ---- tokens -----------------------------------------------------------------------------------------------------
+
+    def token_file(self, wake_id: int) -> Path:
+        """Where the token of a wake is."""
+        return self.path / "tokens" / str(wake_id)
+
+    def store_token(self, wake_id: int, token: str, ends_in_s: float) -> Path:
+        """Store a wake's token until it ends. Raises OSError."""
+        path = self.token_file(wake_id)
+        _replace(path, f"{token}\n")
+        ends = time.time() + ends_in_s
+        os.utime(path, (ends, ends))
+        return path
+
+    def sweep_tokens(self) -> None:
+        """Remove the tokens that have ended, but none of a wake whose folder is still here."""
+        kept = {grant["wake"]["id"] for grant in self._grants()}
+        for path in (self.path / "tokens").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() and path.name not in map(str, kept):
+                    path.unlink()
+
+    def _grants(self) -> Iterator[dict[str, Any]]:
+        for folder in self.folders():
+            with contextlib.suppress(Broken):
+                if folder.granted:
+                    yield folder.grant()
+
+    # ---- folders of keys --------------------------------------------------------------------------------------------
+
+    def folders(self, agent: str | None = None) -> list[KeyFolder]:
+        """All folders of keys, or those of one agent (folded); the ones made first come first."""
+        agents = [self.path / "agents" / agent] if agent else sorted((self.path / "agents").iterdir())
+        found = [KeyFolder(path, at.name) for at in agents if at.is_dir() for path in at.iterdir()]
+        whole = [folder for folder in found if not folder.key.startswith(".")]
+        return sorted(whole, key=lambda folder: _modified(folder.path / "key"))
+
+    def unused_key(self, agent: str) -> KeyFolder:
+        """The agent's key that was not granted yet; it is made, durably, if there is none. Raises OSError."""
+        for folder in self.folders(agent):
+            if not folder.granted:
+                return folder
+        return self._new_key(agent)
+
+    def _new_key(self, agent: str) -> KeyFolder:
+        home = self.path / "agents" / agent
+        if not home.exists():
+            home.mkdir(mode=0o700)
+            fsync_folder(str(home.parent))
+        key = secrets.token_hex(16)
+        scratch = home / f".new-{key}"
+        scratch.mkdir(mode=0o700)
+        (scratch / "lock").touch(0o600)
+        write_durably(str(scratch), "key", {"key": key, **self.machine._asdict()})
+        scratch.rename(home / key)
+        fsync_folder(str(home))
+        return KeyFolder(home / key, agent)
+
+    def set_aside(self, folder: KeyFolder) -> Path:
+        """Put away a folder that cannot be used, for a person to look at. BlockingIOError: a shim uses it."""
+        target = self.path / "broken" / f"{folder.agent}-{folder.key}"
+        folder.move_to(target, wait=False)
+        return target
+
+    def recover(self) -> Recovered:
+        """What an earlier watcher left. Another machine's folders go without a word, and then the node is a new one."""
+        for scratch in [*self.path.glob("agents/*/.new-*"), *self.path.glob("agents/*/.gone-*")]:
+            shutil.rmtree(scratch, ignore_errors=True)
+        granted: list[KeyFolder] = []
+        said: list[str] = []
+        foreign = False
+        for folder in self.folders():
+            try:
+                made_at = folder.machine()
+                if is_foreign(made_at, self.machine):
+                    foreign = True
+                    folder.remove()
+                elif folder.granted:
+                    folder.grant()
+                    granted.append(folder)
+                elif made_at.boot_id != self.machine.boot_id:
+                    folder.remove()
+            except Broken as error:
+                said.append(f"{error}; {self._put_away(folder)}")
+        if foreign:
+            self.node = self._new_node()
+            said.append("this state folder was copied from another machine: its wakes are left to that one")
+        return Recovered(granted, said)
+
+    def _put_away(self, folder: KeyFolder) -> str:
+        try:
+            return f"its folder is now {self.set_aside(folder)}"
+        except BlockingIOError:
+            return "its command still runs; its folder is set aside at the next start"
+
+
+def watcher_runs(path: Path) -> bool:
+    """Whether a watcher runs on this state folder; a folder that is not there has none."""
+    try:
+        handle = os.open(path / "run.lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _replace(path: Path, text: str) -> None:
+    """Store a text so that a reader sees the old or the new one, readable by nobody else."""
+    scratch = path.with_name(f".{path.name}.new")
+    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    scratch.replace(path)
