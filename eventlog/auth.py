@@ -72,6 +72,8 @@ class Caller(msgspec.Struct, frozen=True):
         return None if self.agents is None else frozenset(self.agents)
 
 
+#: Whoever calls a route that asks for no token.
+NOBODY = Caller("nobody", "nobody", MappingProxyType({}))
 #: Whoever calls a bus that asks for no tokens.
 ANYONE = Caller("admin", "admin", None)
 

@@ -65,10 +65,16 @@ class Config:
     allowed_hosts: tuple[str, ...] = _setting(
         (), "Names that requests may give as Host, besides loopback's and the listening address; `*` allows all."
     )
+    allowed_origins: tuple[str, ...] = _setting(
+        (), "Origins whose web pages may use the bus, besides its own, as in `https://panel.example`."
+    )
     log_level: str = _setting("info", "The least level of log lines to write.", choices=_LEVELS)
 
     body_limit_bytes: int = _setting(
         262_144, "The largest body of a request.", unit="bytes", least=1024, most=1_000_000
+    )
+    header_limit_bytes: int = _setting(
+        32_768, "The largest header of a request, its first line included.", unit="bytes", least=1024, most=1_000_000
     )
     header_timeout_s: float = _setting(10.0, "Time for a client to send its request's header.", unit="s", least=0.1)
     body_timeout_s: float = _setting(30.0, "Time for a client to send its request's body.", unit="s", least=0.1)
@@ -91,6 +97,13 @@ class Config:
     )
     tcp_user_timeout_ms: int = _setting(
         8000, "Data that a client's machine does not confirm for so long ends its connection.", unit="ms", least=100
+    )
+
+    send_buffer_bytes: int = _setting(
+        262_144, "What the kernel holds for a client that reads slowly.", unit="bytes", least=4096
+    )
+    idle_timeout_s: float = _setting(
+        75.0, "A connection on which nothing is asked for so long is closed.", unit="s", least=1
     )
 
     group_max: int = _setting(1000, "Appends that may share one transaction.", least=1)

@@ -13,7 +13,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from eventlog.errors import BadContentType, BadRequest, EventlogError, TooLarge
+from eventlog.errors import BadContentType, BadRequest, EventlogError, NotFound, TooLarge
 from eventlog.event import ID_MAX, check_name, decode_json
 
 #: What a client is told to wait after an answer that says "later", unless the error knows better.
@@ -88,11 +88,16 @@ def header(scope: Scope, name: bytes) -> str | None:
     return values[0].decode("latin-1").strip() if values else None
 
 
+def not_here(what: str) -> NotFound:
+    """The error for something that is not there, or that the caller may not know of."""
+    return NotFound(f"there is no such {what}, or this token may not see it")
+
+
 # ---- bodies ---------------------------------------------------------------------------------------------------------
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float) -> bytes:
-    """The whole body. Raises TooLarge over the limit, BadRequest if it is cut short or does not arrive in time."""
+    """The whole body. Raises TooLarge over the limit, BadRequest if it does not arrive in time, ClientGone."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -100,7 +105,7 @@ async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise BadRequest("the connection broke before the body was whole; send it again", code="bad_json")
+                    raise ClientGone
                 part = message.get("body", b"")
                 size += len(part)
                 if size <= limit_bytes:
@@ -267,6 +272,13 @@ def check_cursor(value: int, field: str) -> int:
     return value
 
 
+def check_visible(value: str, field: str, most: int = 64) -> str:
+    """A word of visible ASCII characters, such as a node's identity. Raises BadRequest `bad_name`."""
+    if not re.fullmatch(r"[\x21-\x7e]+", value) or len(value) > most:
+        raise BadRequest(f"{field} must be 1 to {most} visible ASCII characters", code="bad_name", field=field)
+    return value
+
+
 def _decimal(value: str) -> int | None:
     """A plain decimal that an id can be; None for anything else."""
     if not (value.isascii() and value.isdecimal() and len(value) <= 16):
@@ -278,14 +290,18 @@ def _decimal(value: str) -> int | None:
 # ---- waiting --------------------------------------------------------------------------------------------------------
 
 
+class ClientGone(Exception):
+    """The client has closed its connection: nobody would hear an answer."""
+
+
 async def unless_gone(receive: Receive, work: Awaitable[_T]) -> _T:
-    """What `work` gives; it is cancelled as soon as the client is gone, as nobody would hear the answer."""
+    """What `work` gives; it is cancelled, and ClientGone raised, as soon as the client is gone."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise BadRequest("the client has gone")
+            raise ClientGone
         return task.result()
     finally:
         for one in (task, gone):
@@ -296,3 +312,14 @@ async def unless_gone(receive: Receive, work: Awaitable[_T]) -> _T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+#: Where eventlog.server's protocol leaves the way to cut a connection at once.
+ABORT = "eventlog.abort"
+
+
+def abort(scope: Scope) -> None:
+    """Cut the connection and drop what was not sent yet: closing it would wait for a client that reads nothing."""
+    cut = scope.get(ABORT)
+    if cut is not None:
+        cut()

@@ -1,0 +1,185 @@
+"""Routes: HTTP <-> EventLog, nothing else. ROUTES is the one list of them; `make_app` serves it."""
+
+from collections.abc import Mapping
+
+import structlog
+from starlette.routing import Route as Place
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from eventlog import api_admin, api_agents, api_log, api_mail
+from eventlog.auth import Caller
+from eventlog.call import ADMIN, AUDITORS, EVERYONE, READERS, SENDERS, WATCHERS, Call, Desk, Nothing, Route
+from eventlog.errors import EventlogError, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
+from eventlog.gate import Gate, own_names
+from eventlog.openapi import document
+from eventlog.web import ClientGone, json_response, problem
+
+_log = structlog.get_logger()
+
+_SENT = ((201, "accepted: durable"), (200, "a repeat: accepted before"))
+_WAKE = ((201, "granted"), (200, "granted before to this key; or nothing now, and why"))
+
+
+async def openapi(call: Call) -> ASGIApp:
+    """GET /openapi.json."""
+    return json_response(document(ROUTES, api_admin.program_version()))
+
+
+#: Every route; those that are asked most come first.
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "POST",
+        "/api/send",
+        api_mail.send,
+        SENDERS,
+        "Send a message, an array of them, or one to many recipients",
+        headers=("Idempotency-Key",),
+        body=api_mail.Post,
+        answers=_SENT,
+    ),
+    Route(
+        "GET",
+        "/api/inbox",
+        api_mail.inbox,
+        READERS,
+        "An agent's messages after a cursor",
+        params=("agent", "after", "limit", "wait"),
+    ),
+    Route("POST", "/api/inbox/ack", api_mail.ack, SENDERS, "Acknowledge through a cursor", body=api_mail.Acked),
+    Route(
+        "GET",
+        "/api/stream",
+        api_log.stream,
+        EVERYONE,
+        "Follow events as server-sent events",
+        params=("agent", "event", "after", "heartbeat", "watcher", "node", "log", "token"),
+        repeated=("agent", "event"),
+        headers=("Last-Event-ID",),
+    ),
+    Route("POST", "/api/wakes", api_agents.ask, WATCHERS, "Ask for a wake", body=api_agents.Asked, answers=_WAKE),
+    Route("PATCH", "/api/wakes/{id}", api_agents.report, WATCHERS, "Report how a wake ended", body=api_agents.Reported),
+    Route("GET", "/api/messages/{id}", api_mail.message, READERS, "A message and its receipt"),
+    Route("GET", "/api/threads/{id}", api_mail.thread, READERS, "A conversation in order"),
+    Route(
+        "GET",
+        "/api/events",
+        api_log.events,
+        AUDITORS,
+        "A page of the log, or all of it as NDJSON",
+        params=("after", "before", "limit", "agent", "event", "thread"),
+    ),
+    Route("GET", "/api/agents", api_agents.agents, EVERYONE, "Every agent: inbox, wakes, watchers"),
+    Route("GET", "/api/agents/{name}", api_agents.agent, EVERYONE, "One agent: inbox, wakes, watchers"),
+    Route("POST", "/api/agents/{name}/pause", api_agents.pause, ADMIN, "Grant no more wakes (* for all)", body=Nothing),
+    Route("POST", "/api/agents/{name}/resume", api_agents.resume, ADMIN, "Grant wakes again (* for all)", body=Nothing),
+    Route("GET", "/api/tokens", api_admin.tokens, ADMIN, "The tokens that are good, without the tokens themselves"),
+    Route(
+        "POST",
+        "/api/tokens",
+        api_admin.token_create,
+        ADMIN,
+        "Make a token; it is told this once",
+        body=api_admin.TokenAsked,
+        answers=((201, "made"),),
+    ),
+    Route("DELETE", "/api/tokens/{name}", api_admin.token_revoke, ADMIN, "End a token and the streams opened with it"),
+    Route(
+        "POST",
+        "/api/messages/{id}/redact",
+        api_admin.redact,
+        ADMIN,
+        "Erase a message's payload",
+        body=api_admin.Redaction,
+    ),
+    Route("POST", "/api/backup", api_admin.backup, ADMIN, "Write a marked copy of the log", body=api_admin.BackupAsked),
+    Route(
+        "POST",
+        "/message",
+        api_mail.receive_message,
+        SENDERS,
+        "The pair's: a message to the token's peer",
+        headers=("Idempotency-Key",),
+        body=api_mail.PairPost,
+        pair=True,
+    ),
+    Route(
+        "POST",
+        "/send",
+        api_mail.send_message,
+        SENDERS,
+        "The pair's: a message to the token's peer",
+        headers=("Idempotency-Key",),
+        body=api_mail.PairPost,
+        pair=True,
+    ),
+    Route("GET", "/healthz", api_admin.healthz, None, "The process answers"),
+    Route("GET", "/readyz", api_admin.readyz, None, "The log takes appends"),
+    Route("GET", "/openapi.json", openapi, None, "This contract as OpenAPI"),
+)
+
+
+def make_app(desk: Desk) -> ASGIApp:
+    """The whole application: the gate, and behind it the routes."""
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in ROUTES:
+        by_path.setdefault(route.path, {})[route.method] = route
+    places = [Place(path, _Endpoint(desk, routes)) for path, routes in by_path.items()]
+    router = Router(places, redirect_slashes=False, default=_nowhere)
+    config = desk.config
+    return Gate(router, hosts=(config.host, *own_names(), *config.allowed_hosts), origins=config.allowed_origins)
+
+
+class _Endpoint:
+    """What answers at one path, by method."""
+
+    def __init__(self, desk: Desk, routes: Mapping[str, Route]) -> None:
+        self._desk = desk
+        self._routes = {**routes, **({"HEAD": routes["GET"]} if "GET" in routes else {})}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._respond(scope, receive)
+        except ClientGone:
+            return
+        except EventlogError as error:
+            response = problem(error, self._allow(error))
+        except Exception:
+            _log.exception("a request failed", method=scope["method"], path=scope["path"])
+            response = problem(Unavailable("the bus could not do this; its log says why"))
+        await response(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> ASGIApp:
+        route = self._routes.get(scope["method"])
+        if route is None:
+            raise MethodNotAllowed(f"{scope['path']} answers to {', '.join(sorted(self._routes))} alone")
+        call = Call(self._desk, route, scope, receive)
+        if route.kinds is not None:
+            call.caller = await self._admit(call, route.kinds)
+        return await route.handler(call)
+
+    async def _admit(self, call: Call, kinds: frozenset[str]) -> Caller:
+        """Who calls, if its kind may use this route."""
+        token = call.query.one("token") if "token" in call.route.params else None
+        try:
+            caller = await self._desk.guard.caller(call.scope, token)
+        except Unauthorized:
+            if call.route.pair:
+                raise Unauthorized("unauthorized") from None
+            raise
+        if caller.kind not in kinds:
+            raise Forbidden(
+                f"a token of kind {caller.kind} may not do this; it takes one of {', '.join(sorted(kinds))}"
+            )
+        return caller
+
+    def _allow(self, error: EventlogError) -> dict[str, str]:
+        return {"allow": ", ".join(sorted(self._routes))} if error.status == 405 else {}
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """What answers where no route is."""
+    if scope["type"] != "http":
+        raise RuntimeError(f"this application serves http, not {scope['type']}")
+    error = NotFound("there is no such route; /openapi.json lists them")
+    await problem(error)(scope, receive, send)

@@ -1,0 +1,258 @@
+"""Routes of mail: send, the pair's two, inbox, ack, messages, threads."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from starlette.types import ASGIApp
+
+from eventlog.call import Call
+from eventlog.errors import BadRequest, TooLarge
+from eventlog.event import Message, canonical, check_name, compact, decode_json
+from eventlog.views import Sent
+from eventlog.web import check_cursor, json_response, to_struct, unless_gone
+
+#: What the messages of one request may come to, in multiples of the limit of a body.
+BODIES_MAX = 16
+
+_TYPE_MAX = 64
+_QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+class Post(msgspec.Struct):
+    """A message as posted to /api/send. `to_agent` may be a list, or "*" for every known agent but the sender; the
+    text stands in `payload` or in `message`; `key` does what the header Idempotency-Key does."""
+
+    to_agent: str | list[str] | None = None
+    from_agent: str | None = None
+    type: str = "MESSAGE"
+    payload: Any = UNSET
+    message: Any = UNSET
+    thread_id: int | None = None
+    reply_to: int | None = None
+    expires: str | None = None
+    key: str | None = None
+
+
+class PairPost(msgspec.Struct):
+    """A message as the pair posts it; further fields are kept with the payload."""
+
+    type: str
+    payload: Any = UNSET
+    to_agent: str | None = None
+    from_agent: str | None = None
+
+
+class Acked(msgspec.Struct):
+    """A cursor to acknowledge through, it included, and where the agent's stands."""
+
+    cursor: int
+    agent: str | None = None
+
+
+async def send(call: Call) -> ASGIApp:
+    """POST /api/send."""
+    decoded = decode_json(await call.body())
+    posts = _posts(decoded)
+    messages = [message for where, post in posts for message in _messages(where, post)]
+    sender = _one_sender(call, posts)
+    key = _key(call.header("Idempotency-Key"), decoded)
+    _check_size(call, messages)
+    sent = await call.bus.send(messages, sender=sender, key=key, request=_request(decoded), visible=call.caller.visible)
+    one = isinstance(decoded, dict) and isinstance(decoded["to_agent"], str) and decoded["to_agent"] != "*"
+    return _answer(sent, sent.answers[0] if one else sent.answers, 200 if sent.replayed else 201)
+
+
+async def receive_message(call: Call) -> ASGIApp:
+    """POST /message, the pair's."""
+    return await _pair(call, "received")
+
+
+async def send_message(call: Call) -> ASGIApp:
+    """POST /send, the pair's."""
+    return await _pair(call, "sent")
+
+
+async def inbox(call: Call) -> ASGIApp:
+    """GET /api/inbox."""
+    query, config = call.query, call.config
+    agent = call.own_agent(query.name("agent"))
+    after = query.cursor("after")
+    limit = query.integer("limit", config.page_limit_max, "bad_limit") or config.page_limit
+    wait_s = query.seconds("wait", 0, config.wait_max_s, 0)
+    if call.caller.kind == "agent":
+        call.bus.presence.agent_seen(agent)
+    if not wait_s:
+        return json_response(await call.bus.inbox(agent, after=after, limit=limit))
+    with call.desk.seats.take():
+        waiting = call.bus.inbox(agent, after=after, limit=limit, wait_s=wait_s)
+        return json_response(await unless_gone(call.receive, waiting))
+
+
+async def ack(call: Call) -> ASGIApp:
+    """POST /api/inbox/ack."""
+    acked = await call.read(Acked)
+    agent = call.own_agent(None if acked.agent is None else check_name(acked.agent, "agent"))
+    cursor = check_cursor(acked.cursor, "cursor")
+    if call.caller.kind == "agent":
+        call.bus.presence.agent_seen(agent)
+    return json_response({"agent": agent, "cursor": await call.bus.ack(agent, cursor)})
+
+
+async def message(call: Call) -> ASGIApp:
+    """GET /api/messages/{id}."""
+    return json_response(await call.bus.message(call.path_id("message"), visible=call.caller.visible))
+
+
+async def thread(call: Call) -> ASGIApp:
+    """GET /api/threads/{id}."""
+    return json_response(await call.bus.thread(call.path_id("thread"), visible=call.caller.visible))
+
+
+def _posts(decoded: Any) -> list[tuple[str, Post]]:
+    """Each message of the body, with the place to name before its fields."""
+    if not isinstance(decoded, list):
+        return [("", to_struct(decoded, Post))]
+    if not decoded:
+        raise BadRequest("the array is empty; put messages into it")
+    posts = [(f"[{i}].", to_struct(one, Post, f"[{i}].")) for i, one in enumerate(decoded)]
+    for where, post in posts:
+        if post.key is not None:
+            raise BadRequest("an array has one key for all; send it as the header Idempotency-Key", field=f"{where}key")
+    return posts
+
+
+def _messages(where: str, post: Post) -> Iterable[Message]:
+    """The messages that one post makes, one for each recipient named."""
+    if post.payload is not UNSET and post.message is not UNSET:
+        raise BadRequest("the text stands in payload and in message; send one of them", field=f"{where}message")
+    text: Any = post.message if post.payload is UNSET else post.payload
+    payload = b"null" if isinstance(text, UnsetType) else compact(text)
+    expires = None if post.expires is None else _utc(post.expires, f"{where}expires")
+    _check_type(post.type, f"{where}type")
+    for name in _recipients(post.to_agent, f"{where}to_agent"):
+        yield Message(
+            to_agent=name,
+            payload=payload,
+            type=post.type,
+            thread_id=post.thread_id,
+            reply_to=post.reply_to,
+            expires=expires,
+        )
+
+
+def _recipients(to_agent: str | list[str] | None, field: str) -> Sequence[str]:
+    if to_agent is None or to_agent == []:
+        raise BadRequest("say in to_agent whom the message is for", code="no_recipient", field=field)
+    if to_agent == "*":
+        return ("*",)
+    if isinstance(to_agent, str):
+        return (check_name(to_agent, field),)
+    names = [check_name(name, f"{field}[{i}]") for i, name in enumerate(to_agent)]
+    if len({name.lower() for name in names}) != len(names):
+        raise BadRequest(f"{field} names one agent twice; name it once", field=field)
+    return names
+
+
+def _one_sender(call: Call, posts: Sequence[tuple[str, Post]]) -> str:
+    """Who sends: all messages of one request have one sender."""
+    senders = {call.caller.sender(post.from_agent).lower(): post.from_agent for _, post in posts}
+    if len(senders) > 1:
+        raise BadRequest("one request has one sender; send each sender's messages by themselves", field="from_agent")
+    return call.caller.sender(posts[0][1].from_agent)
+
+
+def _check_size(call: Call, messages: Sequence[Message]) -> None:
+    """Bounds what one small body can grow to by naming many recipients."""
+    everyone = len(call.bus.store.names())
+    size = sum(len(message.payload) * (everyone if message.to_agent == "*" else 1) for message in messages)
+    if size > BODIES_MAX * call.config.body_limit_bytes:
+        raise TooLarge("the payload, once for each recipient, is too much for one request; send to fewer at once")
+
+
+def _key(from_header: str | None, decoded: Any) -> str | None:
+    """The key of the request, from its header (bare or quoted) or, for a single message, from its body."""
+    in_body = decoded.get("key") if isinstance(decoded, dict) else None
+    key: str | None = in_body
+    if from_header is not None:
+        quoted = _QUOTED.fullmatch(from_header)
+        key = from_header if quoted is None else re.sub(r"\\(.)", r"\1", quoted[1])
+        if in_body is not None and in_body != key:
+            raise BadRequest("the key in the body is not the header's; send one of them", field="key")
+    return key
+
+
+def _request(decoded: Any) -> bytes:
+    """What a repeated request is recognised by: what it asks for, however it is written, without its key."""
+    asked = {name: value for name, value in decoded.items() if name != "key"} if isinstance(decoded, dict) else decoded
+    return canonical({"send": asked})
+
+
+def _check_type(kind: str, field: str) -> str:
+    if not 1 <= len(kind) <= _TYPE_MAX or not kind.isprintable() or " " in kind:
+        raise BadRequest(f"{field} must be 1 to {_TYPE_MAX} visible characters without spaces", field=field)
+    return kind
+
+
+def _utc(text: str, field: str) -> str:
+    """An RFC 3339 time, in UTC and with microseconds."""
+    try:
+        if not _TIME.fullmatch(text):
+            raise ValueError
+        at = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text.upper()))
+        return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except (ValueError, OverflowError):
+        raise BadRequest(
+            f"{field} must be a time as in 2030-01-31T12:00:00Z (RFC 3339, with its offset)", field=field
+        ) from None
+
+
+def _answer(sent: Sent, value: Any, status: int) -> ASGIApp:
+    return json_response(value, status, {"idempotent-replayed": "true"} if sent.replayed else None)
+
+
+async def _pair(call: Call, status: str) -> ASGIApp:
+    """The pair's message: type and payload, and further fields, which are kept."""
+    decoded = decode_json(await call.body())
+    if not isinstance(decoded, dict):
+        raise BadRequest("the body must be a JSON object", code="bad_json")
+    rest = dict(decoded)
+    kind, payload = rest.pop("type", None), rest.pop("payload", UNSET)
+    to_agent, from_agent = rest.pop("to_agent", None), rest.pop("from_agent", None)
+    if kind is None or kind == "":
+        raise BadRequest("missing type", code="missing_type", field="type")
+    if not isinstance(kind, str):
+        raise BadRequest("type must be text", field="type")
+    sender = call.caller.sender(from_agent)
+    recipient = call.caller.peer if to_agent is None else to_agent
+    if recipient is None:
+        raise BadRequest(
+            "say in to_agent whom the message is for, or use a token that has a peer",
+            code="no_recipient",
+            field="to_agent",
+        )
+    one = Message(
+        to_agent=check_name(recipient, "to_agent"),
+        payload=compact(_kept(payload, rest)),
+        type=_check_type(kind, "type"),
+    )
+    key = _key(call.header("Idempotency-Key"), None)
+    sent = await call.bus.send([one], sender=sender, key=key, request=_request(decoded), visible=call.caller.visible)
+    return _answer(sent, {"status": status}, 200)
+
+
+def _kept(payload: Any, rest: dict[str, Any]) -> Any:
+    """The payload with the further fields: in it if it is an object that has none of them, else beside it."""
+    if not rest:
+        return None if payload is UNSET else payload
+    if payload is UNSET:
+        return rest
+    if isinstance(payload, dict) and not payload.keys() & rest.keys():
+        return payload | rest
+    return {"payload": payload, **rest}
