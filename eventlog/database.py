@@ -35,7 +35,7 @@ class Connection(aiosqlite.Connection):
 
         Raises what the function raises. Cancelling the await does not stop the function.
         """
-        result: _T = await self._execute(function, self._conn, *args)
+        result: _T = await self._execute(function, self._conn, *args)  # type: ignore[no-untyped-call]
         return result
 
 

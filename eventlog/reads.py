@@ -191,10 +191,12 @@ def ids(connection: sqlite3.Connection, name: str, **values: object) -> list[int
 
 def wakes(connection: sqlite3.Connection, name: str, **values: object) -> list[WakeRow]:
     """The wakes that the statement `name` gives."""
-    return [
-        WakeRow(*row[:8], _LIMITS.decode(row[8]), row[9], row[10], bool(row[11]), *row[12:17], row[17] or b"")
-        for row in connection.execute(SQL[name], values)
-    ]
+    found: list[WakeRow] = []
+    for row in connection.execute(SQL[name], values):
+        told = list(row)
+        told[8], told[11], told[17] = _LIMITS.decode(row[8]), bool(row[11]), row[17] or b""
+        found.append(WakeRow(*told))
+    return found
 
 
 def tokens(connection: sqlite3.Connection) -> list[TokenRow]:
