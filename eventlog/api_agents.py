@@ -12,8 +12,8 @@ from eventlog.agents import EVERYONE, Limits
 from eventlog.call import Call
 from eventlog.errors import BadRequest, NotFound
 from eventlog.event import ID_MAX, check_name, compact
-from eventlog.leases import Ask, Granted, Report
 from eventlog.views import AgentView
+from eventlog.wakes import Ask, Granted, Report
 from eventlog.web import check_visible, json_response
 
 #: Bounds of what a watcher may ask for, seconds.

@@ -18,12 +18,15 @@ from eventlog.event import RESERVED, Draft, Event, fold
 from eventlog.store import Store, WakeRow
 from eventlog.wakes import (
     ACK_WITHIN_TIMES,
+    Ask,
     Clock,
     Dead,
     Decision,
     Grant,
+    Granted,
     Nothing,
     RanOut,
+    Report,
     ack_deadline,
     decide,
     lease_over,
@@ -41,41 +44,6 @@ MESSAGES_MAX = 500
 DECISIONS_MAX = 10_000
 #: After a restore, nothing is granted for at least so long, seconds [R16].
 QUIET_S = 600
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """A watcher's ask: wake this agent, under these limits, as `key`."""
-
-    agent: str
-    key: str
-    watcher: str
-    node: str
-    limits: Limits = Limits()
-
-
-class Granted(msgspec.Struct, frozen=True):
-    """A wake that is the asker's: newly, or `again` because the first answer may have been lost.
-
-    `messages` are the unread ones it covers, oldest first; `truncated` tells that there are more than fit.
-    """
-
-    agent: str
-    wake: Wake
-    messages: tuple[Event, ...]
-    truncated: bool
-    age_s: float
-    again: bool
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What a watcher says of a wake that is over; `reply` is a payload for the sender of its newest message."""
-
-    key: str
-    outcome: str
-    exit_code: int | None = None
-    duration_ms: int | None = None
-    detail: str | None = None
-    reply: bytes | None = None
 
 
 class Leases:

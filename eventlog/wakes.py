@@ -12,7 +12,7 @@ from datetime import datetime
 import msgspec
 
 from eventlog.agents import AgentState, Limits, Segment, Wake
-from eventlog.event import fold
+from eventlog.event import Event, fold
 
 #: The first pause after a wake that did not end ok, seconds; it doubles with each further one.
 BACKOFF_FIRST_S = 10
@@ -69,6 +69,41 @@ class Dead(msgspec.Struct, frozen=True):
 
 
 Decision = Grant | Nothing | RanOut | Dead
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A watcher's ask: wake this agent, under these limits, as `key`."""
+
+    agent: str
+    key: str
+    watcher: str
+    node: str
+    limits: Limits = Limits()
+
+
+class Granted(msgspec.Struct, frozen=True):
+    """A wake that is the asker's: newly, or `again` because the first answer may have been lost.
+
+    `messages` are the unread ones it covers, oldest first; `truncated` tells that there are more than fit.
+    """
+
+    agent: str
+    wake: Wake
+    messages: tuple[Event, ...]
+    truncated: bool
+    age_s: float
+    again: bool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a watcher says of a wake that is over; `reply` is a payload for the sender of its newest message."""
+
+    key: str
+    outcome: str
+    exit_code: int | None = None
+    duration_ms: int | None = None
+    detail: str | None = None
+    reply: bytes | None = None
 
 
 class Clock:
