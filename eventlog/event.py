@@ -34,8 +34,8 @@ KINDS = (
 #: The hash before the first event.
 GENESIS = bytes(32)
 
-# Sorted keys and no white space: for our headers (ASCII keys; no number but integers and short decimals) this is
-# RFC 8785, which a property test holds against a reference implementation.
+# Sorted keys and no white space: for flat fields with ASCII keys this is RFC 8785, but for the spelling of some floats;
+# a property test holds it against a reference implementation.
 _CANONICAL = msgspec.json.Encoder(order="sorted")
 
 
@@ -124,7 +124,17 @@ def check_name(name: Any, field: str, *, reserved: bool = False) -> str:
 
 
 def canonical(fields: Mapping[str, Any]) -> bytes:
-    """`fields` as RFC 8785 JSON."""
+    """`fields` as RFC 8785 JSON; they are flat, but for lists of names.
+
+    Raises ValueError for a float that is not finite, or so large that it stands for no number in particular.
+    """
+    for name, value in fields.items():
+        if value.__class__ is float:
+            if not -ID_MAX <= value <= ID_MAX:
+                raise ValueError(f"{name} is out of range: {value}")
+            if value.is_integer():
+                # RFC 8785 writes numbers as ECMAScript does: 300, never 300.0.
+                fields = {**fields, name: int(value)}
     return _CANONICAL.encode(fields)
 
 
