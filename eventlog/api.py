@@ -92,6 +92,14 @@ ROUTES: tuple[Route, ...] = (
         "Erase a message's payload",
         body=api_admin.Redaction,
     ),
+    Route(
+        "POST",
+        "/api/verify",
+        api_admin.verify,
+        AUDITORS,
+        "Check the whole log: chain of hashes, payloads, projections",
+        body=api_admin.VerifyAsked,
+    ),
     Route("POST", "/api/backup", api_admin.backup, ADMIN, "Write a marked copy of the log", body=api_admin.BackupAsked),
     Route(
         "POST",

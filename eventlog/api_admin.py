@@ -1,15 +1,17 @@
 """Routes of administrators (tokens, redaction, backup) and of operation (health, description)."""
 
+import asyncio
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from starlette.types import ASGIApp
 
+from eventlog import maintenance
 from eventlog.call import Call
-from eventlog.errors import BadRequest, Unavailable
-from eventlog.event import check_name
+from eventlog.errors import BadRequest, TooManyRequests, Unavailable
+from eventlog.event import ID_MAX, check_name
 from eventlog.reads import TokenRow
 from eventlog.tokens import check_token, new_token
 from eventlog.web import json_response
@@ -37,6 +39,17 @@ class BackupAsked(msgspec.Struct):
     """Where on the bus's own machine the copy is to be written; nothing may be there yet."""
 
     path: str
+
+
+class VerifyAsked(msgspec.Struct):
+    """An anchor given out earlier, if there is one: nothing up to it may have changed."""
+
+    id: Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)] | None = None
+    hash: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+
+
+#: One check at a time: each takes a copy of the log and a processor.
+_verifying = asyncio.Lock()
 
 
 async def tokens(call: Call) -> ASGIApp:
@@ -78,7 +91,25 @@ async def backup(call: Call) -> ASGIApp:
     path = Path((await call.read(BackupAsked)).path)
     if not path.is_absolute() or "\0" in str(path):
         raise BadRequest("path must be absolute: the bus's own folder is not yours", field="path")
-    return json_response(await call.bus.backup(path))
+    return json_response(await maintenance.backup(call.bus.store, path))
+
+
+async def verify(call: Call) -> ASGIApp:
+    """POST /api/verify: checks a copy, so that neither waits for the other: the check and whoever appends."""
+    asked = await call.read(VerifyAsked)
+    if (asked.id is None) != (asked.hash is None):
+        raise BadRequest("an anchor is an id and a hash; give both or neither", field="hash")
+    anchor = None if asked.id is None or asked.hash is None else (asked.id, asked.hash.lower())
+    if _verifying.locked():
+        raise TooManyRequests("the log is being checked already; ask again when that is done", retry_after_s=30)
+    async with _verifying:
+        copy = call.config.data_dir.absolute() / "verify.copy"
+        copy.unlink(missing_ok=True)
+        try:
+            await maintenance.backup(call.bus.store, copy)
+            return json_response(await asyncio.to_thread(maintenance.verify, copy, anchor))
+        finally:
+            copy.unlink(missing_ok=True)
 
 
 async def healthz(call: Call) -> ASGIApp:

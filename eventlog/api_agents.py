@@ -29,7 +29,7 @@ DETAIL_MAX = 2000
 OUTCOMES = ("ok", "failed", "timeout", "interrupted", "not_started")
 
 _Exit = Annotated[int, Meta(ge=-(2**31), le=2**32)]
-_Milliseconds = Annotated[int | float, Meta(ge=0, le=ID_MAX)]
+_Milliseconds = Annotated[float, Meta(ge=0, le=ID_MAX)]
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -40,12 +40,12 @@ class Asked(msgspec.Struct):
     agent: str
     watcher: str | None = None
     node: str | None = None
-    timeout_s: Annotated[int | float, Meta(gt=0, le=TIMEOUT_S_MAX)] = 300
-    start_within_s: Annotated[int | float, Meta(ge=0, le=START_WITHIN_S_MAX)] = 30
+    timeout_s: Annotated[float, Meta(gt=0, le=TIMEOUT_S_MAX)] = 300
+    start_within_s: Annotated[float, Meta(ge=0, le=START_WITHIN_S_MAX)] = 30
     ack: str = "agent"
-    ack_within_s: Annotated[int | float, Meta(ge=0, le=ACK_WITHIN_S_MAX)] = 600
+    ack_within_s: Annotated[float, Meta(ge=0, le=ACK_WITHIN_S_MAX)] = 600
     max_attempts: Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS_MAX)] = 10
-    min_interval_s: Annotated[int | float, Meta(ge=0, le=MIN_INTERVAL_S_MAX)] = 0
+    min_interval_s: Annotated[float, Meta(ge=0, le=MIN_INTERVAL_S_MAX)] = 0
     deliver: str = "all"
 
 

@@ -53,16 +53,25 @@ def read_client_config(path: Path) -> dict[str, str]:
 
 
 def write_client_config(url: str, token_file: Path, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Writes the client's configuration file unless there is one; returns its path, or None if it was there."""
+    """Writes the client's configuration file; returns its path, or None if one was there that it left alone.
+
+    One that names this token file is this bus's own: it is written anew if the address is another now.
+    Raises `ConfigError` if one is there that cannot be read.
+    """
     path = client_config_path(environ)
+    text = f"# How `eventlog` finds the bus.\nurl = {_quoted(url)}\ntoken_file = {_quoted(str(token_file))}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(
-                f"# How `eventlog` finds the bus.\nurl = {_quoted(url)}\ntoken_file = {_quoted(str(token_file))}\n"
-            )
+            file.write(text)
+        return path
     except FileExistsError:
+        present = read_client_config(path)
+    if present.get("token_file") != str(token_file) or present.get("url") == url:
         return None
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(text, "utf-8")
+    scratch.replace(path)
     return path
 
 
