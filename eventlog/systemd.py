@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from string import Template
 from typing import Final, Literal
@@ -14,11 +15,11 @@ SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 
 
 def notify(state: str) -> None:
-    """Tell systemd a state (`READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=…`); nothing happens without systemd."""
+    """Tell systemd a state (`READY=1`, `WATCHDOG=1`, `STOPPING=1`, `STATUS=…`); without systemd nothing happens."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.connect("\0" + address[1:] if address.startswith("@") else address)
         sock.sendall(state.encode())
 
@@ -36,7 +37,7 @@ def render(template: str, *, words: Mapping[str, str | Path], values: Mapping[st
 
     Raises `ConfigError` if one holds a character that no unit can carry.
     """
-    filled = {name: _word(str(word)) for name, word in words.items()}
+    filled = {name: word(text) for name, text in words.items()}
     filled |= {name: _value(str(value)) for name, value in values.items()}
     return Template(template).substitute(filled)
 
@@ -70,9 +71,9 @@ def _value(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _word(text: str) -> str:
-    """A text as one word, quoted where it has blanks or quotes."""
-    text = _value(text)
+def word(value: str | Path) -> str:
+    """A text as one word of a list or a command line. Raises ConfigError if no unit can carry it."""
+    text = _value(str(value))
     if any(char in text for char in " '\"\\"):
         escaped = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'

@@ -134,6 +134,10 @@ class Config:
             raise ConfigError(f"{problems[0]}{more}", field=problems[0].key)
         return config
 
+    def line(self, key: str) -> int:
+        """The line of the file that a key, with its tables before it, stands in."""
+        return Lines(self.path.read_text("utf-8")).of(tuple(key.split(".")))
+
     def token(self) -> str | None:
         """The watcher's token; None if no place for it is named. Raises ConfigError if the place named has none."""
         credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "token"
@@ -145,8 +149,8 @@ class Config:
             return token
         if self.bus.token_file:
             raise ConfigError(
-                f"no token can be read from {self.bus.token_file}; make one with `eventlog token create {self.name} "
-                f"--kind watcher --agent …` and write it there, readable by this user",
+                f"no token can be read from {self.bus.token_file}; write there, readable by this user, what "
+                f"`eventlog token create {self.name} --kind watcher --agent …` prints",
                 field="bus.token_file",
             )
         return None
@@ -163,7 +167,7 @@ class Problem:
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.what}; {self.mend}"
+        return f"{self.path}:{self.line}: {self.what}" + (f"; {self.mend}" if self.mend else "")
 
 
 def check(path: Path) -> tuple[Config | None, list[Problem]]:

@@ -64,7 +64,9 @@ class KeyFolder:
         return self._read("grant", "wake", "latest_start", "argv", "cwd", "env", "request")
 
     def outcome(self) -> dict[str, Any] | None:
-        """What the shim wrote; None if the wake has no outcome yet. Raises Broken."""
+        """What the shim wrote; None if the wake has no outcome yet. Raises Broken, also if the folder is gone."""
+        if not self.granted:
+            raise Broken(f"{self.path} was removed")
         if not (self.path / "outcome").exists():
             return None
         return self._read("outcome", "outcome")
@@ -123,9 +125,9 @@ class KeyFolder:
 
 
 class Recovered(NamedTuple):
-    """What an earlier watcher left: the granted folders, and in words what was set aside or removed."""
+    """What an earlier watcher left: the agents that have granted folders, and in words what was set aside."""
 
-    granted: list[KeyFolder]
+    agents: set[str]
     said: list[str]
 
 
@@ -274,7 +276,7 @@ class State:
         """What an earlier watcher left. Another machine's folders go without a word, and then the node is a new one."""
         for scratch in [*self.path.glob("agents/*/.new-*"), *self.path.glob("agents/*/.gone-*")]:
             shutil.rmtree(scratch, ignore_errors=True)
-        granted: list[KeyFolder] = []
+        agents: set[str] = set()
         said: list[str] = []
         foreign = False
         for folder in self.folders():
@@ -285,21 +287,23 @@ class State:
                     folder.remove()
                 elif folder.granted:
                     folder.grant()
-                    granted.append(folder)
+                    agents.add(folder.agent)
                 elif made_at.boot_id != self.machine.boot_id:
                     folder.remove()
             except Broken as error:
                 said.append(f"{error}; {self._put_away(folder)}")
+                if folder.granted:
+                    agents.add(folder.agent)
         if foreign:
             self.node = self._new_node()
             said.append("this state folder was copied from another machine: its wakes are left to that one")
-        return Recovered(granted, said)
+        return Recovered(agents, said)
 
     def _put_away(self, folder: KeyFolder) -> str:
         try:
             return f"its folder is now {self.set_aside(folder)}"
         except BlockingIOError:
-            return "its command still runs; its folder is set aside at the next start"
+            return "its command still runs; its folder is set aside after that"
 
 
 def watcher_runs(path: Path) -> bool:

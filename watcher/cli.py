@@ -1,0 +1,183 @@
+"""`bus-watcher`: run, check, install, status.
+
+Exit codes: 0 done; 1 `status`: no watcher runs, or it is not connected; 2 wrong usage; 69 another watcher runs on the
+state folder; 78 the configuration is wrong.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+
+from eventlog.errors import EXIT_CONFIG, ConfigError, EventlogError, Locked
+
+EXIT_NO: Final = 1
+EXIT_LOCKED: Final = 69
+#: Every exit code of `bus-watcher`, and what it means. The reference lists the same ones.
+EXIT_CODES: Final = {
+    0: "done; `status`: a watcher runs and is connected",
+    EXIT_NO: "`status`: no watcher runs, or it is not connected",
+    2: "the command was called wrongly",
+    EXIT_LOCKED: "another watcher runs on this state folder",
+    EXIT_CONFIG: "a setting, or a file that the program needs, is wrong",
+}
+
+_Command = Callable[..., Any]
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _config_option(command: _Command) -> _Command:
+    return click.option(
+        "--config",
+        metavar="FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="BUS_WATCHER_CONFIG",
+        help="The configuration file; by default ~/.config/bus-watcher/config.toml.",
+    )(command)
+
+
+def _state_option(command: _Command) -> _Command:
+    return click.option(
+        "--state-dir",
+        metavar="DIR",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="BUS_WATCHER_STATE_DIR",
+        help="The state folder; by default ~/.local/state/bus-watcher.",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="agent-eventlog", prog_name="bus-watcher")
+def cli() -> None:
+    """Wakes the AI agents of this machine when messages for them come."""
+
+
+@cli.command()
+@_config_option
+@_state_option
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    envvar="BUS_WATCHER_LOG_LEVEL",
+    help="The least level of log lines to write.",
+)
+def run(config: Path | None, state_dir: Path | None, log_level: str) -> None:
+    """Follow the bus and wake agents until stopped; wakes that run then go on."""
+    import asyncio
+
+    from watcher import daemon, logs
+    from watcher.config import Config
+
+    settings = Config.load(config or _default_config())
+    logs.configure(log_level)
+    asyncio.run(daemon.run(settings, (state_dir or _default_state()).absolute()))
+
+
+@cli.command()
+@_config_option
+@_json
+def check(config: Path | None, as_json: bool) -> None:
+    """Check the configuration; every problem is shown with its line and its mend."""
+    from watcher import config as configuration
+    from watcher.wakers import command
+
+    path = config or _default_config()
+    settings, problems = configuration.check(path)
+    warnings: list[str] = []
+    if settings is not None:
+        try:
+            if settings.token() is None:
+                warnings.append("no token is named: this works only with a bus that was started with --no-auth")
+        except ConfigError as error:
+            key = "bus.token_file"
+            problems = [*problems, configuration.Problem(path, settings.line(key), key, error.detail, "")]
+        for name, agent in settings.agents.items():
+            if agent.waker == "command" and agent.command:
+                missing = command.missing(agent.command, agent.cwd, agent.env)
+                warnings += [f"agent {name!r}: {missing}"] if missing else []
+    if as_json:
+        found = [{"line": one.line, "key": one.key, "problem": one.what, "mend": one.mend} for one in problems]
+        _say_json({"file": str(path), "problems": found, "warnings": warnings})
+    else:
+        for line in [*map(str, problems), *(f"{path}: warning: {warning}" for warning in warnings)]:
+            click.echo(line, err=True)
+        if not problems and settings is not None:
+            click.echo(f"{path}: good; watcher {settings.name} wakes {', '.join(settings.agents)}")
+    sys.exit(EXIT_CONFIG if problems else 0)
+
+
+@cli.command()
+@_config_option
+@_state_option
+@click.option("--system", is_flag=True, help="A service of the machine instead of one of this user.")
+@click.option("--user", metavar="NAME", help="With --system: the user that the watcher runs as (default: you).")
+@_json
+def install(config: Path | None, state_dir: Path | None, system: bool, user: str | None, as_json: bool) -> None:
+    """Write the systemd unit of the watcher, and say how to start it."""
+    from watcher import install as installing
+
+    path = config or (installing.SYSTEM_CONFIG if system else _default_config())
+    state = state_dir or (installing.SYSTEM_STATE if system else _default_state())
+    unit, written = installing.write_unit(path.absolute(), state.absolute(), system=system, user=user)
+    steps = installing.steps(system=system)
+    if as_json:
+        _say_json({"written": [str(unit)] if written else [], "next": steps})
+        return
+    click.echo(f"wrote {unit}" if written else f"{unit} stands there already")
+    for step in steps:
+        click.echo(f"next: {step}")
+
+
+@cli.command()
+@_state_option
+@_json
+def status(state_dir: Path | None, as_json: bool) -> None:
+    """Show the running watcher: connection, lag, agents, wakes in flight."""
+    from watcher import show
+
+    found = show.read(state_dir or _default_state())
+    if as_json:
+        _say_json(found)
+    else:
+        click.echo("\n".join(show.lines(found)))
+    sys.exit(0 if found["running"] and found.get("connection") == "connected" else EXIT_NO)
+
+
+def main() -> NoReturn:
+    """The program; errors go to standard error in one line."""
+    try:
+        sys.exit(cli.main(prog_name="bus-watcher", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except Locked as error:
+        click.echo(f"bus-watcher: {error}", err=True)
+        sys.exit(EXIT_LOCKED)
+    except EventlogError as error:
+        click.echo(f"bus-watcher: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+
+
+def _say_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def _default_config() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path("~/.config").expanduser()) / "bus-watcher" / "config.toml"
+
+
+def _default_state() -> Path:
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path("~/.local/state").expanduser()) / "bus-watcher"
+
+
+if __name__ == "__main__":
+    main()

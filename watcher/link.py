@@ -1,0 +1,64 @@
+"""Link: the watcher's client of the bus, which survives a renewed token, and how long it waits after failures."""
+
+import asyncio
+import random
+from typing import Self
+
+import structlog
+
+from eventlog import errors
+from eventlog.client import Bus
+from watcher.config import Config
+
+_log = structlog.get_logger()
+
+
+class Link:
+    """One bus, one token: `async with Link(config) as link`. Raises ConfigError if the token cannot be read."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._token = config.token()
+        self.bus = self._made()
+
+    def _made(self) -> Bus:
+        return Bus(self._config.bus.url, self._token, timeout_s=self._config.bus.timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.bus.aclose()
+
+    async def refused(self, error: errors.EventlogError) -> None:
+        """After a refusal: if the token's file holds another token by now, that one is used from here on."""
+        if not isinstance(error, errors.Unauthorized):
+            return
+        try:
+            token = self._config.token()
+        except errors.ConfigError:
+            return
+        if token != self._token:
+            _log.info("the token was renewed")
+            self._token, old = token, self.bus
+            self.bus = self._made()
+            await old.aclose()
+
+    def delay_s(self, failures: int, first_s: float | None = None) -> float:
+        """How long to wait after so many failures in a row (from 1): doubling, bounded, with jitter.
+
+        `first_s` is where the doubling begins; by default the setting `reconnect_min`.
+        """
+        bounds = self._config.bus
+        base_s = bounds.reconnect_min if first_s is None else first_s
+        return random.uniform(0.5, 1.0) * min(bounds.reconnect_max, base_s * 2.0 ** min(failures - 1, 20))
+
+
+async def either(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait until the event is set, but no longer than this; whether it was."""
+    try:
+        async with asyncio.timeout(max(0.0, timeout_s)):
+            await event.wait()
+    except TimeoutError:
+        return event.is_set()
+    return True
