@@ -47,7 +47,7 @@ class Reset(msgspec.Struct, frozen=True):
 class Hub:
     """What all followers of a log share: the window, the pages behind it, and the bell that wakes them.
 
-    The bell is only a hint: a follower looks at the head before it waits, and reads after its own cursor afterwards.
+    The bell is only a hint: who waits looks at the head first, and reads after its own cursor afterwards.
     It is rung only for followers whose filter shows something of what came; the others catch up at their heartbeat.
     """
 
@@ -69,8 +69,8 @@ class Hub:
                     if not waiter.done() and wanted.shows(event.event, event.agent, event.sender):
                         waiter.set_result(None)
 
-    async def wait(self, wanted: Filter, timeout_s: float) -> None:
-        """Until something came that `wanted` shows, the followers end, or the time is over."""
+    async def wait(self, wanted: Filter, cursor: int, timeout_s: float) -> None:
+        """Until something came after `cursor` that `wanted` shows, the followers end, or the time is over."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         places = tuple(wanted.agents) or (None,)
@@ -78,7 +78,8 @@ class Hub:
             self._waiting.setdefault(agent, {})[waiter] = wanted
         alarm = loop.call_later(timeout_s, _ring, waiter)
         try:
-            if not self.closing:
+            # Looked at only now that the bell would be heard: what came before is not waited for.
+            if self.head.value <= cursor and not self.closing:
                 await waiter
         finally:
             alarm.cancel()
@@ -170,7 +171,7 @@ class Follower:
                 if self._hub.head.value > self._cursor:
                     chunk = await self._pull()
                 elif (left_s := beat - loop.time()) > 0:
-                    await self._hub.wait(self._wanted, left_s)
+                    await self._hub.wait(self._wanted, self._cursor, left_s)
                     continue
                 if loop.time() >= beat:
                     chunk += self._beat()

@@ -93,7 +93,8 @@ class History:
         head = self._head.value
         if after > head:
             raise Conflict(f"after is {after}, past the newest id, {head}; is it of another log?", field="after")
-        found = await self._page(after, limit + 1, min(before or head + 1, head + 1), agent, event, thread)
+        upto = head + 1 if before is None else min(before, head + 1)
+        found = await self._page(after, limit + 1, upto, agent, event, thread)
         shown = found[:limit]
         return EventsPage(
             events=tuple(msgspec.Raw(_anchored(one)) for one in shown),
@@ -113,7 +114,8 @@ class History:
         thread: int | None,
     ) -> AsyncIterator[bytes]:
         """See EventLog.export."""
-        upto = self._head.value + 1 if before is None else min(before, self._head.value + 1)
+        head = self._head.value
+        upto = head + 1 if before is None else min(before, head + 1)
         left = limit
         while left is None or left > 0:
             size = PAGE_EVENTS if left is None else min(PAGE_EVENTS, left)

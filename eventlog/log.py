@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from eventlog.config import Config
 from eventlog.engine import Append, Engine, Stale
 from eventlog.errors import BadRequest, NotFound, Unavailable
 from eventlog.event import Draft, Event, Message, fold
@@ -21,32 +21,7 @@ from eventlog.store import Store, TokenRow
 from eventlog.views import AgentView, EventsPage, InboxPage, Sent, Thread
 from eventlog.window import Filter
 
-__all__ = ["EventLog", "Settings", "Visible"]
-
-
-class Settings(Protocol):
-    """What the log wants to be told; eventlog.config.Config says what each means."""
-
-    @property
-    def data_dir(self) -> Path: ...
-    @property
-    def window_events(self) -> int: ...
-    @property
-    def window_bytes(self) -> int: ...
-    @property
-    def recipients_max(self) -> int: ...
-    @property
-    def batch_max(self) -> int: ...
-    @property
-    def group_max(self) -> int: ...
-    @property
-    def append_queue_max(self) -> int: ...
-    @property
-    def readers(self) -> int: ...
-    @property
-    def sweep_interval_s(self) -> float: ...
-    @property
-    def quiet_after_restore_s(self) -> float: ...
+__all__ = ["EventLog", "Visible"]
 
 
 class EventLog:
@@ -59,18 +34,16 @@ class EventLog:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings) -> AsyncIterator["EventLog"]:
-        """The log in `settings.data_dir` until the block ends; for the process that holds the folder's lock.
+    async def open(cls, config: Config) -> AsyncIterator["EventLog"]:
+        """The log in `config.data_dir` until the block ends; for the process that holds the folder's lock.
 
         Leases are swept while somebody awaits `leases.run()`. Raises SchemaError if the log is of another version.
         """
         async with (
-            Store.open(settings.data_dir, readers=settings.readers) as store,
-            SqliteEngine.open(
-                store, group_max=settings.group_max, append_queue_max=settings.append_queue_max
-            ) as engine,
+            Store.open(config.data_dir, readers=config.readers) as store,
+            SqliteEngine.open(store, group_max=config.group_max, append_queue_max=config.append_queue_max) as engine,
         ):
-            log = cls(store, engine, await store.tokens(), settings)
+            log = cls(store, engine, await store.tokens(), config)
             log.failed = engine.failed
             engine.listeners.append(log.took)
             try:
@@ -78,7 +51,7 @@ class EventLog:
             finally:
                 log.end_followers()
 
-    def __init__(self, store: Store, engine: Engine, tokens: Iterable[TokenRow], settings: Settings) -> None:
+    def __init__(self, store: Store, engine: Engine, tokens: Iterable[TokenRow], config: Config) -> None:
         self.store = store
         self.engine = engine
         #: Set once the outcome of an append is not known; the process must then stop.
@@ -87,18 +60,18 @@ class EventLog:
         self.leases = Leases(
             store,
             engine,
-            quiet_s=settings.quiet_after_restore_s,
-            sweep_interval_s=settings.sweep_interval_s,
+            quiet_s=config.quiet_after_restore_s,
+            sweep_interval_s=config.sweep_interval_s,
         )
-        self._hub = Hub(engine.head, store, events_max=settings.window_events, bytes_max=settings.window_bytes)
+        self._hub = Hub(engine.head, store, events_max=config.window_events, bytes_max=config.window_bytes)
         self._mail = Mail(
             store,
             engine,
             self._hub,
             self.presence,
             cause=self.leases.cause,
-            recipients_max=settings.recipients_max,
-            batch_max=settings.batch_max,
+            recipients_max=config.recipients_max,
+            batch_max=config.batch_max,
         )
         self._history = History(store, engine.head, self._mail)
         self._overview = Overview(store, self.leases, self.presence)

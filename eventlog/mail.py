@@ -4,8 +4,8 @@ import asyncio
 import difflib
 import hashlib
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -14,10 +14,12 @@ from eventlog.agents import EVERYONE
 from eventlog.engine import Append, Engine, Key, Replayed, Stale
 from eventlog.errors import BadRequest, Conflict, KeyReused, NotFound, Unavailable
 from eventlog.event import RESERVED, Draft, Event, Message, fold
-from eventlog.follow import Filter, Hub
+from eventlog.follow import Hub
 from eventlog.presence import Presence
+from eventlog.seal import utc_now
 from eventlog.store import Store
 from eventlog.views import Accepted, InboxPage, Sent
+from eventlog.window import Filter
 
 #: The (folded) agents that a caller may see; None sees everything.
 Visible = frozenset[str] | None
@@ -194,8 +196,7 @@ class Mail:
             if messages or left_s <= 0 or self._hub.closing:
                 break
             looked = max(looked, seen)
-            if head.value == looked:
-                await self._hub.wait(Filter(agents=frozenset({fold(agent)})), left_s)
+            await self._hub.wait(Filter(agents=frozenset({fold(agent)})), looked, left_s)
         shown = messages[:limit]
         return InboxPage(
             agent=state.name,
@@ -246,8 +247,8 @@ class Mail:
 
 
 def wall_now() -> str:
-    """The wall clock as RFC 3339 in UTC, microseconds; only `expires` is compared with it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """The wall clock as events show it; of what is sent only `expires` is compared with it."""
+    return utc_now(time.time())
 
 
 def expired(event: Event, wall: str) -> bool:

@@ -10,6 +10,8 @@ from eventlog.store import Store, WakeRow
 from eventlog.views import AgentView, NextWake, WakeView
 from eventlog.wakes import Decision, Grant, Nothing, RanOut
 
+#: What the log keeps a state of although it is no agent.
+NO_AGENTS = RESERVED | {EVERYONE}
 #: How many of an agent's latest wakes are looked at for the last one that is over.
 WAKES_LOOKED_AT = 2
 
@@ -25,13 +27,13 @@ class Overview:
     async def agents(self, *, visible: Visible) -> list[AgentView]:
         """See EventLog.agents."""
         named = dict.fromkeys(self._store.states()) | dict.fromkeys(self._presence.named())
-        shown = [name for name in named if name not in RESERVED | {EVERYONE} and (visible is None or name in visible)]
+        shown = [name for name in named if name not in NO_AGENTS and (visible is None or name in visible)]
         return [await self._view(name) for name in sorted(shown)]
 
     async def agent(self, name: str, *, visible: Visible) -> AgentView:
         """See EventLog.agent."""
         named = fold(name) in self._store.states() or self._presence.knows(name)
-        if not named or fold(name) in RESERVED or (visible is not None and fold(name) not in visible):
+        if not named or fold(name) in NO_AGENTS or (visible is not None and fold(name) not in visible):
             raise NotFound(f"nothing ever named the agent {name!r}, or you may not see it")
         return await self._view(name)
 

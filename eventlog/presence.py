@@ -1,13 +1,14 @@
 """Presence: who serves whom and who was heard when, as far as this process knows; nothing of it is in the log."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import msgspec
 
 from eventlog.event import fold
+from eventlog.seal import utc_now
 from eventlog.views import WatcherView
 
 #: How many watchers, and how many agents, are remembered after they went away; the ones heard longest ago go first.
@@ -129,4 +130,4 @@ def _remember(memory: OrderedDict[str, str], name: str, value: str) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return utc_now(time.time())
