@@ -78,10 +78,14 @@ def _main(args: list[str] | None) -> int:
     except EventlogError as exc:
         return _fail(f"{exc.detail} [{exc.code}]", exit_code(exc))
     except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return EXIT_PIPE
     return result if isinstance(result, int) else 0
+
+
+def _discard_output() -> None:
+    """What is still buffered would fail again when the interpreter flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(said: str, code: int) -> int:

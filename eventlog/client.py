@@ -143,7 +143,7 @@ class Bus(Wire):
 
         With `wait_s` an empty inbox is answered only when a message has come or the time is over.
         """
-        params = {"agent": agent, "after": after, "limit": limit, "wait": wait_s}
+        params = {"agent": agent, "after": after, "limit": limit, "wait": None if wait_s is None else round(wait_s, 3)}
         return await self._get("/api/inbox", params, timeout_s=self.timeout_s + (wait_s or 0.0))
 
     async def ack(self, agent: str, cursor: int) -> dict[str, Any]:
@@ -257,6 +257,14 @@ class Bus(Wire):
     async def backup(self, path: Path, *, timeout_s: float = 600.0) -> Any:
         """Has the bus write a marked copy of its log to `path`, a path on the bus's own machine."""
         return await self._post("/api/backup", {"path": str(path)}, timeout_s=timeout_s)
+
+    async def verify(self, anchor: tuple[int, str] | None = None, *, timeout_s: float = 3600.0) -> dict[str, Any]:
+        """Has the bus check its whole log; `anchor` is an (id, hash) given out earlier.
+
+        `{"ok", "events", "head", "hash"}`, and where not ok the first bad event's `id` and a `detail`.
+        """
+        body = {} if anchor is None else {"id": anchor[0], "hash": anchor[1]}
+        return await self._post("/api/verify", body, timeout_s=timeout_s)
 
     async def healthz(self) -> Answer:
         """Whether a bus answers; its headers carry the bus's clock (`Date`)."""

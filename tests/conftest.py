@@ -1,11 +1,12 @@
 """Fixtures that many tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import BusProcess
+from tests.support import BusProcess, CommandLine
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,23 @@ def bus(tmp_path: Path) -> Iterator[BusProcess]:
     """A real bus, with a data folder and a home folder of its own."""
     with BusProcess(tmp_path / "bus") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BusProcess]:
+    """One real bus for all tests of a module that each use agents' names of their own."""
+    with BusProcess(tmp_path_factory.mktemp("shared") / "bus") as running:
+        yield running
+
+
+@pytest.fixture
+def eventlog(
+    shared_bus: BusProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandLine:
+    """The command line in this process, as the administrator of the module's bus."""
+    for name in [name for name in os.environ if name.startswith(("EVENTLOG_", "WAKE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(shared_bus.home / ".config"))
+    monkeypatch.setenv("EVENTLOG_URL", shared_bus.url)
+    monkeypatch.setenv("EVENTLOG_TOKEN", shared_bus.admin_token)
+    return CommandLine(capsys)

@@ -61,7 +61,7 @@ def test_a_long_payload_is_cut() -> None:
 
 @given(st.text(), st.text(), st.text())
 def test_nothing_that_an_agent_wrote_steers_the_terminal(payload: str, kind: str, name: str) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"event": "message", "from_agent": name, "to_agent": name, "type": kind, "payload": payload, "time": payload},
         {"event": "message", "payload": {kind: payload}},
         {"event": "wake.finished", "agent": name, "detail": payload},

@@ -1,0 +1,179 @@
+"""What agents do on the command line, against a real bus: send, inbox, ack, follow, show."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support import BusProcess, CommandLine, clean_environment, run_eventlog
+
+
+def test_a_message_is_sent_read_acknowledged_and_shown(eventlog: CommandLine) -> None:
+    sent = eventlog("send", "ann", "hello there", "--type", "TASK", "--from", "bob")
+    assert sent.code == 0
+    number = sent.out.split()[2].rstrip(",")
+    assert sent.out == f"accepted: id {number}, thread {number}\n"
+
+    read = eventlog("inbox", "ann")
+    assert read.code == 0
+    assert "bob -> ann  TASK  hello there" in read.out
+
+    assert eventlog("ack", "ann", number).out == f"ann: cursor {number}\n"
+    assert eventlog("inbox", "ann").code == 1
+
+    shown = eventlog("show", number)
+    assert "hello there" in shown.out
+    assert "status: read" in shown.out
+
+
+def test_json_is_what_the_bus_said(eventlog: CommandLine) -> None:
+    sent = eventlog("send", "ben", "--payload", '{"n": [1, 2]}', "--json").json
+    assert sent["status"] == "accepted"
+    page = eventlog("inbox", "ben", "--json").json
+    assert page["messages"][0]["payload"] == {"n": [1, 2]}
+    assert page["cursor"] == sent["id"]
+    assert eventlog("show", sent["id"], "--json").json["receipt"]["status"] == "accepted"
+    assert eventlog("ack", "ben", sent["id"], "--json").json == {"agent": "ben", "cursor": sent["id"]}
+
+
+def test_text_may_come_from_standard_input(eventlog: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("two\nlines\n"))
+    number = eventlog("send", "cat", "-", "--json").json["id"]
+    assert eventlog("show", number, "--json").json["payload"] == "two\nlines\n"
+
+
+def test_a_reply_is_of_its_parents_thread(eventlog: CommandLine) -> None:
+    first = eventlog("send", "dan", "q", "--from", "eve", "--json").json["id"]
+    reply = eventlog("send", "eve", "a", "--from", "dan", "--reply-to", first, "--json").json
+    assert reply["thread_id"] == first
+    thread = eventlog("show", first, "--thread")
+    assert [line.split()[0] for line in thread.out.splitlines()] == [str(first), str(reply["id"])]
+    assert "status: replied" in eventlog("show", first).out
+
+
+def test_several_recipients_get_one_message_each(eventlog: CommandLine) -> None:
+    answers = eventlog("send", "fay,gus", "hi", "--json").json
+    assert len({answer["id"] for answer in answers}) == 2
+    assert eventlog("inbox", "gus").code == 0
+
+
+def test_an_unknown_agent_is_pointed_out_with_the_nearest_name(eventlog: CommandLine) -> None:
+    eventlog("send", "harriet", "x", "--from", "harriet")
+    sent = eventlog("send", "hariet", "x")
+    assert sent.code == 0
+    assert "no agent hariet is known yet" in sent.err
+    assert "did you mean harriet?" in sent.err
+
+
+def test_a_repeated_key_is_one_message_and_another_text_is_refused(eventlog: CommandLine) -> None:
+    first = eventlog("send", "ian", "x", "--key", "k", "--json").json
+    assert eventlog("send", "ian", "x", "--key", "k", "--json").json["id"] == first["id"]
+    other = eventlog("send", "ian", "y", "--key", "k")
+    assert other.code == 65
+    assert "[key_reused]" in other.err
+
+
+def test_inbox_pages_and_says_how_to_go_on(eventlog: CommandLine) -> None:
+    ids = [eventlog("send", "jan", str(n), "--json").json["id"] for n in range(3)]
+    page = eventlog("inbox", "jan", "--limit", "2")
+    assert f"eventlog inbox jan --after {ids[1]}" in page.err
+    assert [message["id"] for message in eventlog("inbox", "jan", "--after", ids[1], "--json").json["messages"]] == ids[
+        2:
+    ]
+
+
+def test_a_wake_needs_not_say_whose_inbox(eventlog: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    eventlog("send", "kim", "x")
+    monkeypatch.setenv("WAKE_AGENT", "kim")
+    assert "-> kim" in eventlog("inbox").out
+
+
+def test_waiting_for_mail_ends_empty_with_1(eventlog: CommandLine) -> None:
+    started = time.monotonic()
+    assert eventlog("inbox", "nobody-writes", "--wait", "0.3").code == 1
+    assert 0.3 <= time.monotonic() - started < 5
+
+
+def test_a_message_that_is_not_there_exits_1(eventlog: CommandLine) -> None:
+    missing = eventlog("show", 10**9)
+    assert (missing.code, missing.out) == (1, "")
+    assert "[not_found]" in missing.err
+
+
+def test_a_wrong_token_exits_77_and_is_not_repeated(eventlog: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENTLOG_TOKEN", "evt_wrong")
+    refused = eventlog("inbox", "ann")
+    assert refused.code == 77
+    assert "evt_wrong" not in refused.err
+
+
+@contextmanager
+def running(bus: BusProcess, *args: str) -> Iterator["subprocess.Popen[str]"]:
+    """The command line in a process of its own, piped, as the administrator; ended with the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eventlog.cli", *args],
+        env=clean_environment(bus.home, {"EVENTLOG_URL": bus.url, "EVENTLOG_TOKEN": bus.admin_token}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_waiting_for_mail_outlasts_a_restart_of_the_bus(bus: BusProcess) -> None:
+    with running(bus, "inbox", "lea", "--wait", "60") as waiting:
+        bus.kill()
+        bus.start()
+        sent = run_eventlog("send", "lea", "at last", "--data-dir", bus.data_dir, home=bus.home)
+        assert sent.returncode == 0, sent.stderr
+        out, _ = waiting.communicate(timeout=30)
+    assert waiting.returncode == 0
+    assert "at last" in out
+
+
+def test_follow_prints_json_lines_when_piped_and_outlasts_a_restart(bus: BusProcess) -> None:
+    ids = []
+    with running(bus, "follow", "--agent", "max", "--after", "earliest", "--heartbeat", "1") as following:
+        assert following.stdout is not None
+        for restart in (False, True):
+            if restart:
+                bus.kill()
+                bus.start()
+            sent = run_eventlog("send", "max", "hi", "--json", "--data-dir", bus.data_dir, home=bus.home)
+            ids.append(json.loads(sent.stdout)["id"])
+            event = json.loads(following.stdout.readline())
+            assert (event["id"], event["to_agent"], event["payload"]) == (ids[-1], "max", "hi")
+        following.send_signal(signal.SIGINT)
+        assert following.wait(30) == 130
+    assert ids == sorted(set(ids))
+
+
+def test_the_clients_file_is_all_that_is_needed_on_the_bus_own_machine(bus: BusProcess) -> None:
+    done = run_eventlog("agents", home=bus.home)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "eventlog: no agent is known yet; it is from its first message, token or watcher on\n",
+    )
+
+
+def test_no_secret_is_in_a_process_arguments_or_the_log(bus: BusProcess, tmp_path: Path) -> None:
+    made = run_eventlog("token", "create", "nia", "--kind", "agent", "--data-dir", bus.data_dir, home=bus.home)
+    token = made.stdout.strip()
+    file = tmp_path / "token"
+    file.write_text(token)
+    done = run_eventlog("send", "nia", "hi", "--url", bus.url, "--token-file", file, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for secret in (token, bus.admin_token):
+        assert secret not in bus.log_text
+        assert secret not in Path(f"/proc/{bus.process.pid}/cmdline").read_text()
