@@ -63,11 +63,13 @@ class Hub:
     def add(self, events: Sequence[Event]) -> None:
         """Take in what was just appended, in order. To be called in the same step as the head moves."""
         self.window.add(events)
+        heard: dict[str | None, list[Event]] = {None: list(events)}
         for event in events:
-            for agent in (None, event.agent):
-                for waiter, wanted in self._waiting.get(agent, {}).items():
-                    if not waiter.done() and wanted.shows(event.event, event.agent, event.sender):
-                        waiter.set_result(None)
+            heard.setdefault(event.agent, []).append(event)
+        for agent, new in heard.items():
+            for waiter, wanted in self._waiting.get(agent, {}).items():
+                if not waiter.done() and any(wanted.shows(one.event, one.agent, one.sender) for one in new):
+                    waiter.set_result(None)
 
     async def wait(self, wanted: Filter, cursor: int, timeout_s: float) -> None:
         """Until something came after `cursor` that `wanted` shows, the followers end, or the time is over."""

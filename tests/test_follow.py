@@ -136,6 +136,20 @@ async def test_a_gap_larger_than_the_window_is_read_from_the_file(tmp_path: Path
             assert client.shown == ids
 
 
+async def test_a_reader_that_was_overtaken_by_the_window_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with opened(tmp_path, window_events=10) as log:
+        await send_many(log, 5)
+        chunks = aiter(log.follow(ALL, after=0, heartbeat_s=60))
+        read = await anext(chunks) + await anext(chunks)
+        assert read.count(b"data:") == 5
+        ids = await send_many(log, 300)
+        while b"id: %d\n" % ids[-1] not in read:
+            read += await anext(chunks)
+        assert [line for line in read.splitlines() if line.startswith(b"id:")] == [
+            b"id: %d" % n for n in range(ids[-1] + 1)
+        ]
+
+
 async def test_large_events_come_in_chunks_that_stay_bounded(tmp_path: Path) -> None:
     async with opened(tmp_path, window_events=1) as log:
         for _ in range(12):
