@@ -37,13 +37,6 @@ class Pages(Protocol):
         ...
 
 
-class Reset(msgspec.Struct, frozen=True):
-    """Why a follower does not go on from the cursor it asked for, and which one that was."""
-
-    reason: str
-    cursor: int
-
-
 class Hub:
     """What all followers of a log share: the window, the pages behind it, and the bell that wakes them.
 
@@ -143,7 +136,7 @@ class Follower:
         *,
         log_id: str,
         heartbeat_s: float,
-        reset: Reset | None = None,
+        reset: str | None = None,
         token: str = "",
         presence: AbstractContextManager[None] | None = None,
     ) -> None:
@@ -186,8 +179,7 @@ class Follower:
     def _opening(self) -> bytes:
         opening = encode_opening(self.start)
         if self._reset is not None:
-            said = self._reset
-            opening += encode_reset(self.start, reason=said.reason, log_id=self.log_id, cursor=said.cursor)
+            opening += encode_reset(self.start, reason=self._reset, log_id=self.log_id)
         return opening
 
     async def _pull(self) -> bytes:

@@ -9,7 +9,7 @@ from eventlog.config import Config
 from eventlog.engine import Append, Engine, Stale
 from eventlog.errors import BadRequest, NotFound, Unavailable
 from eventlog.event import Draft, Event, Message, fold
-from eventlog.follow import Follower, Hub, Reset
+from eventlog.follow import Follower, Hub
 from eventlog.history import History
 from eventlog.leases import Leases
 from eventlog.mail import TRIES_MAX, Mail, Visible
@@ -201,15 +201,14 @@ class EventLog:
             presence=presence,
         )
 
-    def _start(self, after: int | str, log_id: str | None) -> tuple[int, Reset | None]:
+    def _start(self, after: int | str, log_id: str | None) -> tuple[int, str | None]:
         """Where a follower begins, and why that is not where it asked to."""
         if after == "latest":
             return self.head, None
         if after == "earliest":
             return 0, None
         assert isinstance(after, int)
-        start, reason = self.store.resolve_cursor(log_id, after)
-        return start, None if reason is None else Reset(reason, after)
+        return self.store.resolve_cursor(log_id, after)
 
     def end_followers(self) -> None:
         """End every follower and every waiting inbox request at its next whole frame; new ones end at once."""

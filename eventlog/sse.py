@@ -1,7 +1,8 @@
 """Server-sent events: encoding an event as a frame, and decoding a stream; pure, no I/O.
 
-Encoding follows the bus's contract: LF line ends, integer ids, one `data:` line, and no `event:` line for a message, so that a
-browser's `onmessage` and a script that looks for `data:` lines work. Decoding follows the WHATWG rules for any server's stream.
+Encoding follows the bus's contract: LF line ends, integer ids, one `data:` line, and no `event:` line for a message, so
+that a browser's `onmessage` and a script that looks for `data:` lines work. Decoding follows the WHATWG rules for any
+server's stream.
 """
 
 from typing import Any
@@ -53,15 +54,10 @@ def encode_comment(text: str = "") -> bytes:
     return b": %b\n\n" % text.encode()
 
 
-def encode_reset(event_id: int, *, reason: str, log_id: str, cursor: int | None) -> bytes:
-    """The frame that says a cursor was not usable: the stream goes on strictly after `event_id`.
-
-    `log_id` is the log that answers, `cursor` the one that was asked for (left out if there was none).
-    """
-    said: dict[str, Any] = {"reason": reason, "log": log_id}
-    if cursor is not None:
-        said["cursor"] = cursor
-    return encode_event(event_id, msgspec.json.encode(said), "reset")
+def encode_reset(cursor: int, *, reason: str, log_id: str) -> bytes:
+    """The frame that says a cursor was not usable: the stream goes on strictly after `cursor`, of the log `log_id`."""
+    said = {"reason": reason, "log": log_id, "cursor": cursor}
+    return encode_event(cursor, msgspec.json.encode(said), "reset")
 
 
 class Frame(msgspec.Struct, frozen=True):

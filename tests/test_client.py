@@ -273,7 +273,7 @@ async def test_follow_can_show_what_only_moves_the_cursor() -> None:
 
 
 async def test_a_reset_cut_off_after_its_opening_frame_is_asked_for_again() -> None:
-    reset = sse.encode_reset(0, reason="other_log", log_id="L2", cursor=4)
+    reset = sse.encode_reset(0, reason="other_log", log_id="L2")
     async with serving(
         stream(sse.encode_opening(3), event(4), log_id="L1"),
         stream(sse.encode_opening(0), log_id="L2"),

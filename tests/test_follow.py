@@ -258,7 +258,7 @@ async def test_a_cursor_that_is_not_this_logs_is_reset_aloud(
             await client.reach(ids[-1])
             reset = client.frames[1]
             assert (reset.kind, reset.cursor) == ("reset", start)
-            assert reset.fields() == {"reason": reason, "log": log.log_id, "cursor": after}
+            assert reset.fields() == {"reason": reason, "log": log.log_id, "cursor": start}
             assert client.shown == [start, *ids]
 
 
