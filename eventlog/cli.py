@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from eventlog.cli_common import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE, exit_code
+from eventlog.cli_common import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE, OutputGone, exit_code
 from eventlog.errors import EventlogError
 
 #: Every command, the module it lives in, and what it does in one line.
@@ -77,7 +77,7 @@ def _main(args: list[str] | None) -> int:
         return EXIT_INTERRUPTED
     except EventlogError as exc:
         return _fail(f"{exc.detail} [{exc.code}]", exit_code(exc))
-    except BrokenPipeError:
+    except OutputGone:
         _discard_output()
         return EXIT_PIPE
     return result if isinstance(result, int) else 0

@@ -148,10 +148,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+class OutputGone(Exception):
+    """Whoever read the output went away."""
+
+
 def say(text: str) -> None:
-    """One line for people, on standard output at once."""
-    click.echo(text)
-    sys.stdout.flush()
+    """One line for people, on standard output at once. Raises `OutputGone`."""
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError as exc:
+        # click would make exit code 1 of it, which says something else here.
+        raise OutputGone from exc
 
 
 def say_json(value: Any) -> None:

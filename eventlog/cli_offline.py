@@ -43,7 +43,7 @@ def serve(file: Path | None, as_json: bool, **options: str | bool | None) -> Non
 
 
 @click.command()
-@click.option("--agent", metavar="AGENT", help="Only events to, from or about it.")
+@click.option("--agent", metavar="AGENT", help="Only events addressed to it or about it.")
 @click.option("--event", metavar="KIND", help="Only this kind of event.")
 @click.option("--thread", type=int, metavar="ID", help="Only the conversation that this message began.")
 @click.option("--after", type=int, metavar="ID", help="Only events after this id.")

@@ -33,22 +33,6 @@ def clean_environment(home: Path, extra: Mapping[str, str] | None = None) -> dic
     )
 
 
-def run_eventlog(
-    *args: str | Path, home: Path, env: Mapping[str, str] | None = None, text: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """One call of the command line, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "eventlog.cli", *map(str, args)],
-        env=clean_environment(home, env),
-        input=text,
-        stdin=subprocess.DEVNULL if text is None else None,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S * 2,
-        check=False,
-    )
-
-
 @dataclass(frozen=True)
 class Called:
     """How a call of the command line ended."""
@@ -61,6 +45,23 @@ class Called:
     def json(self) -> Any:
         """Its output as JSON."""
         return json.loads(self.out)
+
+
+def run_eventlog(
+    *args: str | Path, home: Path, env: Mapping[str, str] | None = None, text: str | None = None
+) -> Called:
+    """One call of the command line, to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", "eventlog.cli", *map(str, args)],
+        env=clean_environment(home, env),
+        input=text,
+        stdin=subprocess.DEVNULL if text is None else None,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S * 2,
+        check=False,
+    )
+    return Called(done.returncode, done.stdout, done.stderr)
 
 
 class CommandLine:

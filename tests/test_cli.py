@@ -1,6 +1,5 @@
 """`eventlog` as a whole: every command is there, starts quickly, and says what is wrong in one line."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import click
 import pytest
 
 from eventlog import cli, errors
+from eventlog.cli_common import OutputGone
 from eventlog.config import settings
 from tests.support import clean_environment, run_eventlog
 
@@ -110,26 +110,26 @@ def test_a_wrong_setting_exits_78_and_names_it(capsys: pytest.CaptureFixture[str
 
 def test_no_bus_known_exits_78_and_says_what_to_set(tmp_path: Path) -> None:
     done = run_eventlog("agents", home=tmp_path)
-    assert done.returncode == errors.EXIT_CONFIG
-    assert "set EVENTLOG_URL" in done.stderr
+    assert done.code == errors.EXIT_CONFIG
+    assert "set EVENTLOG_URL" in done.err
 
 
 def test_an_unreachable_bus_exits_69(tmp_path: Path) -> None:
     done = run_eventlog("agents", "--url", "http://127.0.0.1:9", home=tmp_path)
-    assert done.returncode == 69
-    assert done.stderr.startswith("eventlog: no bus answers at http://127.0.0.1:9: ")
+    assert done.code == 69
+    assert done.err.startswith("eventlog: no bus answers at http://127.0.0.1:9: ")
 
 
 def test_a_send_that_nobody_took_says_so_and_exits_69(tmp_path: Path) -> None:
     done = run_eventlog("send", "mel", "hi", "--url", "http://127.0.0.1:9", "--give-up", "0.2", home=tmp_path)
-    assert done.returncode == 69
-    assert "the message was not accepted" in done.stderr
+    assert done.code == 69
+    assert "the message was not accepted" in done.err
 
 
 def test_a_folder_that_no_bus_has_open_is_told_how_to_serve_it(tmp_path: Path) -> None:
     done = run_eventlog("send", "mel", "hi", "--data-dir", tmp_path / "d", home=tmp_path)
-    assert done.returncode == 69
-    assert f"eventlog serve --data-dir {tmp_path / 'd'}" in done.stderr
+    assert done.code == 69
+    assert f"eventlog serve --data-dir {tmp_path / 'd'}" in done.err
 
 
 def test_ctrl_c_and_a_reader_that_went_away_have_their_own_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_ctrl_c_and_a_reader_that_went_away_have_their_own_exit_codes(monkeypatc
 
         return click.Command("fail", callback=fail)
 
-    for error, code in [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)]:
+    for error, code in [(KeyboardInterrupt(), 130), (OutputGone(), 141)]:
         monkeypatch.setattr(cli.LazyGroup, "get_command", lambda *_, error=error: raising(error))
         monkeypatch.setattr(cli, "_discard_output", lambda: None)
         assert cli._main(["fail"]) == code
@@ -147,10 +147,10 @@ def test_ctrl_c_and_a_reader_that_went_away_have_their_own_exit_codes(monkeypatc
 
 def test_the_version_is_said(tmp_path: Path) -> None:
     done = run_eventlog("--version", home=tmp_path)
-    assert done.stdout.startswith("eventlog, version ")
+    assert done.out.startswith("eventlog, version ")
 
 
 def test_json_output_is_one_line(tmp_path: Path) -> None:
     done = run_eventlog("install", "--json", home=tmp_path)
-    assert json.loads(done.stdout)["written"]
-    assert done.stdout.count("\n") == 1
+    assert done.json["written"]
+    assert done.out.count("\n") == 1

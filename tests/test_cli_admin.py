@@ -82,7 +82,7 @@ def test_an_anchor_is_the_newest_events_id_and_hash(eventlog: CommandLine) -> No
 def test_an_empty_logs_anchor_is_the_chains_beginning(tmp_path: Path) -> None:
     with BusProcess(tmp_path / "bus") as fresh:
         done = run_eventlog("anchor", "--data-dir", fresh.data_dir, home=fresh.home)
-    number, _, digest = done.stdout.strip().partition(":")
+    number, _, digest = done.out.strip().partition(":")
     assert (number, digest) == ("0", "0" * 64) or int(number) > 0
 
 

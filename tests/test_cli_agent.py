@@ -136,7 +136,7 @@ def test_waiting_for_mail_outlasts_a_restart_of_the_bus(bus: BusProcess) -> None
         bus.kill()
         bus.start()
         sent = run_eventlog("send", "lea", "at last", "--data-dir", bus.data_dir, home=bus.home)
-        assert sent.returncode == 0, sent.stderr
+        assert sent.code == 0, sent.err
         out, _ = waiting.communicate(timeout=30)
     assert waiting.returncode == 0
     assert "at last" in out
@@ -151,7 +151,7 @@ def test_follow_prints_json_lines_when_piped_and_outlasts_a_restart(bus: BusProc
                 bus.kill()
                 bus.start()
             sent = run_eventlog("send", "max", "hi", "--json", "--data-dir", bus.data_dir, home=bus.home)
-            ids.append(json.loads(sent.stdout)["id"])
+            ids.append(sent.json["id"])
             event = json.loads(following.stdout.readline())
             assert (event["id"], event["to_agent"], event["payload"]) == (ids[-1], "max", "hi")
         following.send_signal(signal.SIGINT)
@@ -161,7 +161,7 @@ def test_follow_prints_json_lines_when_piped_and_outlasts_a_restart(bus: BusProc
 
 def test_the_clients_file_is_all_that_is_needed_on_the_bus_own_machine(bus: BusProcess) -> None:
     done = run_eventlog("agents", home=bus.home)
-    assert (done.returncode, done.stderr) == (
+    assert (done.code, done.err) == (
         0,
         "eventlog: no agent is known yet; it is from its first message, token or watcher on\n",
     )
@@ -169,11 +169,11 @@ def test_the_clients_file_is_all_that_is_needed_on_the_bus_own_machine(bus: BusP
 
 def test_no_secret_is_in_a_process_arguments_or_the_log(bus: BusProcess, tmp_path: Path) -> None:
     made = run_eventlog("token", "create", "nia", "--kind", "agent", "--data-dir", bus.data_dir, home=bus.home)
-    token = made.stdout.strip()
+    token = made.out.strip()
     file = tmp_path / "token"
     file.write_text(token)
     done = run_eventlog("send", "nia", "hi", "--url", bus.url, "--token-file", file, home=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     for secret in (token, bus.admin_token):
         assert secret not in bus.log_text
         assert secret not in Path(f"/proc/{bus.process.pid}/cmdline").read_text()
