@@ -52,11 +52,11 @@ def _state_option(command: _Command) -> _Command:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="agent-eventlog", prog_name="bus-watcher")
-def cli() -> None:
+def bus_watcher() -> None:
     """Wakes the AI agents of this machine when messages for them come."""
 
 
-@cli.command()
+@bus_watcher.command()
 @_config_option
 @_state_option
 @click.option(
@@ -78,7 +78,7 @@ def run(config: Path | None, state_dir: Path | None, log_level: str) -> None:
     asyncio.run(daemon.run(settings, (state_dir or _default_state()).absolute()))
 
 
-@cli.command()
+@bus_watcher.command()
 @_config_option
 @_json
 def check(config: Path | None, as_json: bool) -> None:
@@ -111,7 +111,7 @@ def check(config: Path | None, as_json: bool) -> None:
     sys.exit(EXIT_CONFIG if problems else 0)
 
 
-@cli.command()
+@bus_watcher.command()
 @_config_option
 @_state_option
 @click.option("--system", is_flag=True, help="A service of the machine instead of one of this user.")
@@ -133,7 +133,7 @@ def install(config: Path | None, state_dir: Path | None, system: bool, user: str
         click.echo(f"next: {step}")
 
 
-@cli.command()
+@bus_watcher.command()
 @_state_option
 @_json
 def status(state_dir: Path | None, as_json: bool) -> None:
@@ -151,7 +151,7 @@ def status(state_dir: Path | None, as_json: bool) -> None:
 def main() -> NoReturn:
     """The program; errors go to standard error in one line."""
     try:
-        sys.exit(cli.main(prog_name="bus-watcher", standalone_mode=False) or 0)
+        sys.exit(bus_watcher.main(prog_name="bus-watcher", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

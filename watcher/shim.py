@@ -218,31 +218,30 @@ class Run:
         os.waitpid(self.guard, 0)
 
     def supervise(self) -> str:
-        """Wait for the first process, ending the group at its deadline: "" or why it was ended."""
+        """Wait for the first process, ending the group when its time is up: "" or why it was ended."""
         poll = select.poll()
         ended = os.pidfd_open(self.pid)
         for handle in (ended, self.out, self.err):
             poll.register(handle, select.POLLIN)
             os.set_blocking(handle, False)
-        ended_by, kill_at = "", float("inf")
+        over, ended_by, due = False, "", self.deadline
         while True:
-            over = os.waitid(os.P_PIDFD, ended, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-            if over and (not ended_by or not self.marks.group_lives()):
-                return ended_by
             now = boottime()
-            if not ended_by and (now >= self.deadline or self.stopped):
-                ended_by, kill_at = ("interrupted" if self.stopped else "timeout"), now + TERM_GRACE_S
+            if not ended_by and (now >= due or self.stopped):
+                ended_by, due = ("interrupted" if self.stopped else "timeout"), now + TERM_GRACE_S
                 # The leader is not reaped before the end, so its number cannot belong to anyone else.
                 os.killpg(self.pid, signal.SIGTERM)
-            if now >= kill_at:
+            elif ended_by and now >= due:
                 os.killpg(self.pid, signal.SIGKILL)
-            due_s = (kill_at if ended_by else self.deadline) - now
-            wait_s = ENDING_TICK_S if over else min(TICK_S, max(ENDING_TICK_S, due_s))
-            if over:
-                poll.unregister(ended)
+            wait_s = ENDING_TICK_S if over else min(TICK_S, max(ENDING_TICK_S, due - now))
             for handle, _ in poll.poll(wait_s * 1000):
-                if handle != ended and not self.read(handle):
-                    poll.unregister(handle)
+                if handle == ended:
+                    over = True
+                elif self.read(handle):
+                    continue
+                poll.unregister(handle)
+            if over and (not ended_by or not self.marks.group_lives()):
+                return ended_by
 
     def read(self, handle: int) -> bool:
         """Take in some output; False when that stream is closed."""
