@@ -224,13 +224,14 @@ class _Checker:
         waker = settings.get("waker", "command")
         if waker == "openclaw":
             settings = {"url": OPENCLAW_URL, "min_interval": OPENCLAW_MIN_INTERVAL_S, **settings}
-        if waker == "command" and not settings.get("command"):
+        named = {*settings, *self.section(at)}
+        if waker == "command" and "command" not in named:
             self.wrong(at, f"agent {name!r} has no command", 'add one, as in command = ["wake-mel"]')
-        if waker == "webhook" and not settings.get("url"):
+        if waker == "webhook" and "url" not in named:
             self.wrong(
                 at, f"agent {name!r} has no url", 'add where the webhook goes, as in url = "http://127.0.0.1:9000/"'
             )
-        if waker == "openclaw" and not settings.get("token_file"):
+        if waker == "openclaw" and "token_file" not in named:
             mend = 'add the file of the hooks token, as in token_file = "~/.config/bus-watcher/hooks-token"'
             self.wrong(at, f"agent {name!r} has no token_file", mend)
         if waker not in BUILT_IN_WAKERS and waker not in _installed_wakers():

@@ -1,0 +1,142 @@
+"""The configuration: every mistake is named with its line and its mend."""
+
+from pathlib import Path
+
+import pytest
+
+from eventlog.errors import ConfigError
+from watcher.config import Config, check
+
+GOOD = """name = "minipc-3"
+[bus]
+url = "http://127.0.0.1:8091"
+token_file = "~/.config/bus-watcher/token"
+[defaults]
+timeout = 200
+[agents.mel]
+waker = "command"
+command = ["wake-mel"]
+[agents.tony]
+waker = "openclaw"
+token_file = "~/hooks-token"
+timeout = 100
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EVENTLOG_URL", "EVENTLOG_TOKEN", "EVENTLOG_TOKEN_FILE", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_defaults_hold_for_every_agent_that_does_not_say_otherwise(tmp_path: Path) -> None:
+    config = Config.load(written(tmp_path, GOOD))
+    mel, tony = config.agents["mel"], config.agents["tony"]
+    assert (config.name, config.bus.url) == ("minipc-3", "http://127.0.0.1:8091")
+    assert (mel.timeout, mel.command, mel.ack, mel.ack_within, mel.max_attempts) == (
+        200,
+        ("wake-mel",),
+        "agent",
+        600,
+        10,
+    )
+    assert (mel.min_interval, mel.start_within, mel.deliver) == (0, 30, "all")
+    assert (tony.timeout, tony.url, tony.min_interval) == (100, "http://127.0.0.1:18789", 15)
+
+
+def test_what_is_set_wins_over_what_a_waker_would_choose(tmp_path: Path) -> None:
+    text = GOOD.replace("timeout = 200", "timeout = 200\nmin_interval = 0")
+    assert Config.load(written(tmp_path, text)).agents["tony"].min_interval == 0
+
+
+def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
+    assert Config.load(written(tmp_path, GOOD.partition("\n")[2])).name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ("[defaults]", "[default]", 5, "unknown key 'default'; did you mean 'defaults'?"),
+        ("url =", "ulr =", 3, "unknown key 'ulr'; did you mean 'url'?"),
+        ("timeout = 200", "tiemout = 200", 6, "unknown key 'tiemout'; did you mean 'timeout'?"),
+        ("timeout = 200", 'timeout = "200"', 6, "timeout must be a number of seconds; write it as in timeout = 300"),
+        ("timeout = 200", "timeout = true", 6, "timeout must be a number of seconds"),
+        ("timeout = 200", "timeout = 0", 6, "timeout is 0, not from 1 to 86400"),
+        ("timeout = 200", "max_attempts = 1.5", 6, "max_attempts must be a whole number"),
+        ("timeout = 200", 'ack = "exti"', 6, "ack is 'exti', not one of agent, exit, none"),
+        ("timeout = 200", 'deliver = "one"', 6, "deliver is 'one', not one of all, each"),
+        ("timeout = 100", "env = { A = 1 }", 13, "env must hold nothing but text in quotes"),
+        ('["wake-mel"]', '"wake-mel"', 9, "command must be a list of words"),
+        ('["wake-mel"]', "[]", 9, "command must be a list of words"),
+        ('command = ["wake-mel"]', "", 7, "agent 'mel' has no command; add one"),
+        ('waker = "openclaw"', 'waker = "openclow"', 11, "there is no waker 'openclow'; did you mean 'openclaw'?"),
+        ('waker = "openclaw"', 'waker = "webhook"', 10, "agent 'tony' has no url"),
+        ('token_file = "~/hooks-token"\n', "", 10, "agent 'tony' has no token_file"),
+        ("[agents.mel]", "[agents.admin]", 7, "'admin' cannot be the name of an agent"),
+        ("[agents.mel]", '[agents."mel b"]', 7, "'mel b' cannot be the name of an agent"),
+        ("[agents.tony]", "[agents.MEL]", 10, "agent 'MEL' is named twice"),
+        ('"minipc-3"', "3", 1, "3 cannot be the name of the watcher"),
+        ('"http://127', '"127', 3, "write it with its scheme"),
+        ("[bus]", "[bus", 2, "is not TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line_and_its_mend(
+    tmp_path: Path, old: str, new: str, line: int, said: str
+) -> None:
+    path = written(tmp_path, GOOD.replace(old, new))
+    _, problems = check(path)
+    assert [problem.line for problem in problems] == [line]
+    assert str(problems[0]).startswith(f"{path}:{line}: ")
+    assert said in str(problems[0])
+    with pytest.raises(ConfigError):
+        Config.load(path)
+
+
+def test_all_mistakes_are_listed_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, GOOD.replace("timeout = 100", "timeout = 0").replace("url =", "ulr ="))
+    assert [problem.line for problem in check(path)[1]] == [3, 13]
+    with pytest.raises(ConfigError, match="1 more"):
+        Config.load(path)
+
+
+def test_a_file_that_is_not_there_or_has_no_agent_is_a_mistake(tmp_path: Path) -> None:
+    assert "cannot be read" in str(check(tmp_path / "none.toml")[1][0])
+    assert "no agent is named" in str(check(written(tmp_path, ""))[1][0])
+
+
+def config_with_token_file(tmp_path: Path, token_file: Path | None) -> Config:
+    line = f'token_file = "{token_file}"' if token_file else ""
+    return Config.load(written(tmp_path, GOOD.replace('token_file = "~/.config/bus-watcher/token"', line)))
+
+
+def test_the_token_is_in_the_file_named(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of-the-file\n")
+    assert config_with_token_file(tmp_path, tmp_path / "token").token() == "of-the-file"
+
+
+def test_the_token_is_a_credential_where_its_file_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("of-systemd\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert config_with_token_file(tmp_path, tmp_path / "none").token() == "of-systemd"
+    assert config_with_token_file(tmp_path, None).token() == "of-systemd"
+
+
+def test_the_token_is_in_the_environment_where_no_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config_with_token_file(tmp_path, None).token() is None
+    monkeypatch.setenv("EVENTLOG_TOKEN", "of-the-environment")
+    assert config_with_token_file(tmp_path, None).token() == "of-the-environment"
+
+
+def test_a_token_file_without_a_token_is_a_wrong_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no token can be read"):
+        config_with_token_file(tmp_path, tmp_path / "none").token()
