@@ -12,7 +12,6 @@ from eventlog.agents import EVERYONE, Limits
 from eventlog.call import Call
 from eventlog.errors import BadRequest, NotFound
 from eventlog.event import ID_MAX, check_name, compact
-from eventlog.views import AgentView
 from eventlog.wakes import Ask, Granted, Report
 from eventlog.web import check_visible, json_response
 
@@ -67,8 +66,8 @@ async def agents(call: Call) -> ASGIApp:
 
 async def agent(call: Call) -> ASGIApp:
     """GET /api/agents/{name}."""
-    view: AgentView = await call.bus.agent(check_name(call.path("name"), "name"), visible=call.caller.visible)
-    return json_response(view)
+    name = check_name(call.path("name"), "name", reserved=True)
+    return json_response(await call.bus.agent(name, visible=call.caller.visible))
 
 
 async def ask(call: Call) -> ASGIApp:

@@ -55,7 +55,7 @@ async def events(call: Call) -> ASGIApp:
     after = query.cursor("after") or 0
     before = query.cursor("before")
     limit = query.integer("limit", config.page_limit_max, "bad_limit")
-    agent, kind, thread = query.name("agent"), query.one("event"), query.cursor("thread")
+    agent, kind, thread = query.agent(), query.one("event"), query.cursor("thread")
     if kind == "*":
         kind = None
     elif kind is not None and kind not in KINDS:
@@ -75,7 +75,7 @@ async def events(call: Call) -> ASGIApp:
 
 def _watcher(call: Call) -> tuple[str | None, str | None]:
     """The watcher and the node that this stream is of; one that is not named is taken from the other or the token."""
-    watcher, node = call.query.name("watcher"), call.query.one("node")
+    watcher, node = call.query.watcher(), call.query.one("node")
     if watcher is None and node is None:
         return None, None
     if call.caller.kind not in ("watcher", "admin"):
@@ -97,7 +97,7 @@ def _start(call: Call) -> int | str:
 
 def _agents(call: Call) -> frozenset[str]:
     """The agents whose events are asked for; a token for some agents asks for those unless it says which."""
-    asked = call.query.names("agent")
+    asked = call.query.agents()
     for name in asked:
         call.caller.require(name)
     return frozenset(map(fold, asked)) or call.caller.visible or frozenset()

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from eventlog.call import Call
 from eventlog.errors import BadRequest, TooLarge
-from eventlog.event import Message, canonical, check_name, compact, decode_json
+from eventlog.event import ID_MAX, Message, canonical, check_name, compact, decode_json
 from eventlog.views import Sent
 from eventlog.web import check_cursor, json_response, to_struct, unless_gone
 
@@ -82,7 +82,7 @@ async def send_message(call: Call) -> ASGIApp:
 async def inbox(call: Call) -> ASGIApp:
     """GET /api/inbox."""
     query, config = call.query, call.config
-    agent = call.own_agent(query.name("agent"))
+    agent = call.own_agent(query.agent())
     after = query.cursor("after")
     limit = query.integer("limit", config.page_limit_max, "bad_limit") or config.page_limit
     wait_s = query.seconds("wait", 0, config.wait_max_s, 0)
@@ -98,7 +98,7 @@ async def inbox(call: Call) -> ASGIApp:
 async def ack(call: Call) -> ASGIApp:
     """POST /api/inbox/ack."""
     acked = await call.read(Acked)
-    agent = call.own_agent(None if acked.agent is None else check_name(acked.agent, "agent"))
+    agent = call.own_agent(None if acked.agent is None else check_name(acked.agent, "agent", reserved=True))
     cursor = check_cursor(acked.cursor, "cursor")
     if call.caller.kind == "agent":
         call.bus.presence.agent_seen(agent)
@@ -136,6 +136,8 @@ def _messages(where: str, post: Post) -> Iterable[Message]:
     payload = b"null" if isinstance(text, UnsetType) else compact(text)
     expires = None if post.expires is None else _utc(post.expires, f"{where}expires")
     _check_type(post.type, f"{where}type")
+    _check_parent(post.reply_to, f"{where}reply_to")
+    _check_parent(post.thread_id, f"{where}thread_id")
     for name in _recipients(post.to_agent, f"{where}to_agent"):
         yield Message(
             to_agent=name,
@@ -153,8 +155,8 @@ def _recipients(to_agent: str | list[str] | None, field: str) -> Sequence[str]:
     if to_agent == "*":
         return ("*",)
     if isinstance(to_agent, str):
-        return (check_name(to_agent, field),)
-    names = [check_name(name, f"{field}[{i}]") for i, name in enumerate(to_agent)]
+        return (check_name(to_agent, field, reserved=True),)
+    names = [check_name(name, f"{field}[{i}]", reserved=True) for i, name in enumerate(to_agent)]
     if len({name.lower() for name in names}) != len(names):
         raise BadRequest(f"{field} names one agent twice; name it once", field=field)
     return names
@@ -200,6 +202,12 @@ def _check_type(kind: str, field: str) -> str:
     return kind
 
 
+def _check_parent(message_id: int | None, field: str) -> None:
+    """What can be no message's id at all; whether there is one, the log knows."""
+    if message_id is not None and not 1 <= message_id <= ID_MAX:
+        raise BadRequest(f"{field}: there is no such message", code="unknown_parent", field=field)
+
+
 def _utc(text: str, field: str) -> str:
     """An RFC 3339 time, in UTC and with microseconds."""
     try:
@@ -238,7 +246,7 @@ async def _pair(call: Call, status: str) -> ASGIApp:
             field="to_agent",
         )
     one = Message(
-        to_agent=check_name(recipient, "to_agent"),
+        to_agent=check_name(recipient, "to_agent", reserved=True),
         payload=compact(_kept(payload, rest)),
         type=_check_type(kind, "type"),
     )

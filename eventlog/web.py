@@ -219,18 +219,19 @@ class Query:
             raise BadRequest(f"{name} is there {len(values)} times; give it once", field=name)
         return values[0] if values else None
 
-    def name(self, name: str) -> str | None:
-        """An agent's or watcher's name."""
+    def agent(self, name: str = "agent") -> str | None:
+        """An agent's name; those that are reserved have messages, too."""
+        value = self.one(name)
+        return None if value is None else check_name(value, name, reserved=True)
+
+    def agents(self, name: str = "agent") -> list[str]:
+        """Agents' names, as often as given."""
+        return [check_name(value, name, reserved=True) for value in self.all(name)]
+
+    def watcher(self, name: str = "watcher") -> str | None:
+        """A watcher's name."""
         value = self.one(name)
         return None if value is None else check_name(value, name)
-
-    def required_name(self, name: str) -> str:
-        """A name that must be there."""
-        return check_name(self.one(name), name)
-
-    def names(self, name: str) -> list[str]:
-        """Names that may be repeated."""
-        return [check_name(value, name) for value in self.all(name)]
 
     def cursor(self, name: str) -> int | None:
         """A cursor."""

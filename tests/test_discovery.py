@@ -31,10 +31,17 @@ def test_the_file_is_enough(environ: dict[str, str], token_file: Path) -> None:
     assert discover(environ=environ) == Address("http://a:1", "secret")
 
 
-def test_the_file_is_written_once(environ: dict[str, str], token_file: Path) -> None:
+def test_the_file_of_another_bus_is_left_alone(environ: dict[str, str], token_file: Path) -> None:
     write_client_config("http://a:1", token_file, environ)
-    assert write_client_config("http://b:2", token_file, environ) is None
+    assert write_client_config("http://b:2", token_file.with_name("other"), environ) is None
     assert discover(environ=environ).url == "http://a:1"
+
+
+def test_a_bus_writes_its_own_file_anew_where_its_address_is_another(environ: dict[str, str], token_file: Path) -> None:
+    write_client_config("http://a:1", token_file, environ)
+    assert write_client_config("http://a:1", token_file, environ) is None
+    assert write_client_config("http://a:2", token_file, environ) == client_config_path(environ)
+    assert discover(environ=environ) == Address("http://a:2", "secret")
 
 
 def test_a_path_that_toml_must_quote_survives(environ: dict[str, str], tmp_path: Path) -> None:
