@@ -35,6 +35,10 @@ Find = Callable[[str], Agent | None]
 Write = tuple[str, tuple[Any, ...]]
 
 
+class _Ack(msgspec.Struct, frozen=True):
+    cursor: Id
+
+
 class _WakeStarted(msgspec.Struct, frozen=True):
     agent: str
     key: str
@@ -125,6 +129,9 @@ def _writes(event: Event) -> list[Write]:
     kind, fields = event.event, event.fields
     if kind == "message":
         return [("put_thread", (fields["thread_id"], event.id))]
+    if kind == "ack":
+        msgspec.convert(fields, _Ack)
+        return []
     if kind == "wake.started":
         wake = msgspec.convert(fields, _WakeStarted)
         limits = msgspec.json.encode(msgspec.convert(fields, Limits))

@@ -72,7 +72,8 @@ class Model:
         elif what == "ack" and ids:
             self._ack(ids[one % len(ids)])
         elif what == "start" and ids and not self.open:
-            self._start(*sorted((0, *ids)[n % (len(ids) + 1)] for n in (one, two)), "none" if one == two else "agent")
+            after, through = sorted((0, *ids)[n % (len(ids) + 1)] for n in (one, two))
+            self._start(after, through, "none" if one % 2 else "agent")
         elif what == "ran_out" and self.open:
             self._finish("interrupted", "bus")
         elif what in OUTCOMES and self.wake and not self.reported:

@@ -1,0 +1,1 @@
+"""What every engine, and every client of the wire, must keep."""
