@@ -33,17 +33,16 @@ def resolve_cursor(lineage: Sequence[Log], head: int, log_id: str | None, cursor
     (the cursor is in a range of ids that this log left out when it was restored); None if the cursor stands.
     """
     own = lineage[-1]
+    place, reason = cursor, None
     if log_id is not None and log_id != own.log_id:
         # What the logs have in common ends where the first of its descendants in this line was restored.
-        for ancestor, child in itertools.pairwise(lineage):
-            if ancestor.log_id == log_id:
-                return min(cursor, child.restored_at), "other_log"
-        return 0, "other_log"
-    if cursor > head:
+        common = (child.restored_at for parent, child in itertools.pairwise(lineage) if parent.log_id == log_id)
+        place, reason = min(cursor, next(common, 0)), "other_log"
+    elif cursor > head:
         # A cursor that does not say its log is taken to be of the one that this one was restored from.
-        return min(cursor, own.restored_at), "past_head"
-    skipped = [log.restored_at for log in lineage if log.restored_at < cursor < log.first_new_id]
-    return (min(skipped), "skipped") if skipped else (cursor, None)
+        place, reason = min(cursor, own.restored_at), "past_head"
+    kept = min((log.restored_at for log in lineage if log.restored_at < place < log.first_new_id), default=place)
+    return kept, reason or ("skipped" if kept < place else None)
 
 
 def load(connection: sqlite3.Connection) -> tuple[Log, ...]:

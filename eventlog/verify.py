@@ -139,7 +139,7 @@ def _checked(row: tuple[Any, ...], previous: bytes) -> Event:
         same = same and list(msgspec.convert(fields, Columns).values()) == columns
     except (KeyError, ValueError, TypeError) as error:
         raise _Bad(id_, f"its header cannot be read: {error}") from None
-    if not same or fields.get("key", key) != key:
+    if not same or (key is not None and fields.get("key", key) != key):
         raise _Bad(id_, "its columns are not what its header says")
     if (key is None) != (scope is None) or (key is None) != (part is None) or (key is None) != (request is None):
         raise _Bad(id_, "its key is not whole")
