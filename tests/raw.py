@@ -48,22 +48,23 @@ def exchange(url: str, sent: bytes) -> Raw:
 
 
 def read_answer(sock: socket.socket) -> Raw:
-    """One answer with a Content-Length, or all there is until the connection ends."""
+    """One answer; of one without a Content-Length, as a stream's, the body is what came along with the head."""
     seen = b""
     while b"\r\n\r\n" not in seen:
-        chunk = sock.recv(65536)
-        assert chunk, f"the connection ended after {seen!r}"
-        seen += chunk
+        seen += receive(sock)
     head, _, body = seen.partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    length = int(headers.get("content-length", "-1"))
-    while len(body) < length or length < 0:
-        chunk = sock.recv(65536)
-        if not chunk:
-            break
-        body += chunk
+    while len(body) < int(headers.get("content-length", "0")):
+        body += receive(sock)
     return Raw(int(status.split()[1]), headers, body)
+
+
+def receive(sock: socket.socket) -> bytes:
+    """Some more bytes; fails the test if the connection ends."""
+    chunk = sock.recv(65536)
+    assert chunk, "the connection ended"
+    return chunk
 
 
 def request(
