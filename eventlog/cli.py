@@ -67,7 +67,8 @@ def main(args: list[str] | None = None) -> None:
 
 def _main(args: list[str] | None) -> int:
     try:
-        result: Any = eventlog.main(args, prog_name="eventlog", standalone_mode=False)
+        color = False if os.environ.get("NO_COLOR") else None
+        result: Any = eventlog.main(args, prog_name="eventlog", standalone_mode=False, color=color)
     except click.UsageError as exc:
         path = exc.ctx.command_path if exc.ctx else "eventlog"
         return _fail(f"{exc.format_message()} (see `{path} --help`)", EXIT_USAGE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import sqlite3
 import stat
@@ -111,6 +112,27 @@ def test_a_reader_of_replay_may_go_away(bus: BusProcess, run: Run) -> None:
         ["bash", "-c", command], env=clean_environment(bus.home), capture_output=True, text=True, check=False
     )
     assert (done.stdout.split("\n")[-2][-3:], done.stderr) == ("141", "")
+
+
+@pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_replay_is_lines_for_people_on_a_terminal(
+    bus: BusProcess, run: Run, environ: dict[str, str], coloured: bool
+) -> None:
+    sent(run, "ann", "hello\x1b[31m there")
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "eventlog.cli", "replay", "--event", "message", "--data-dir", bus.data_dir],
+        env=clean_environment(bus.home, {"TERM": "xterm", **environ}),
+        stdout=theirs,
+        check=True,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "-> ann" in shown
+    assert "hello\\x1b[31m there" in shown
+    assert ("\x1b[" in shown) is coloured
 
 
 # ---- verify, rebuild ------------------------------------------------------------------------------------------------
