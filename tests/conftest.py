@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import BusProcess, CommandLine
+from tests.scene import Scene, Watch
+from tests.support import BusProcess, CommandLine, WatcherProcess
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,25 @@ def eventlog(
     monkeypatch.setenv("EVENTLOG_URL", shared_bus.url)
     monkeypatch.setenv("EVENTLOG_TOKEN", shared_bus.admin_token)
     return CommandLine(capsys)
+
+
+@pytest.fixture
+def scene(bus: BusProcess, tmp_path: Path) -> Scene:
+    """A real bus and a folder for wake commands."""
+    folder = tmp_path / "agents"
+    folder.mkdir()
+    return Scene(bus, folder)
+
+
+@pytest.fixture
+def watch(scene: Scene, tmp_path: Path) -> Iterator[Watch]:
+    """Makes watchers of the scene's bus; they end, with their wakes, when the test does."""
+    made: list[WatcherProcess] = []
+
+    def make(agents: str, name: str = "minipc-1") -> WatcherProcess:
+        made.append(WatcherProcess(tmp_path / name, scene.bus.url, scene.watcher_token, agents, name=name))
+        return made[-1]
+
+    yield make
+    for watcher in made:
+        watcher.__exit__()

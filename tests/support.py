@@ -1,5 +1,6 @@
-"""Real processes for tests: a bus on a data folder, and the command line, both shut off from the user's settings."""
+"""Real processes for tests: bus, watcher and command line, all shut off from the user's settings."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 
@@ -20,6 +21,21 @@ from eventlog import cli
 ROOT = Path(__file__).parent.parent
 #: How long a process may take to become ready or to end, on a busy machine.
 DEADLINE_S = 30.0
+#: Whether the crash tests make all their rounds (`make soak`), instead of as many as are quick.
+SOAK = os.environ.get("EVENTLOG_SOAK") == "1"
+#: What a wake command of the tests begins with; its folder follows.
+WAKE_AGENT = [sys.executable, "-I", "-S", str(ROOT / "tests" / "wake_agent.py")]
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T], deadline_s: float = DEADLINE_S, why: Callable[[], str] = str) -> T:
+    """What `look` gives as soon as that is true; fails when the deadline passes first, with what `why` says."""
+    end = time.monotonic() + deadline_s
+    while not (seen := look()):
+        assert time.monotonic() < end, f"not within {deadline_s} s: {look.__qualname__} {why()}"
+        time.sleep(0.02)
+    return seen
 
 
 def clean_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -163,6 +179,115 @@ class BusProcess:
             self.kill()
         elif self._process is not None:
             self.wait()
+
+
+class WatcherProcess:
+    """A watcher in a process of its own, with configuration, token and state folder in its home folder.
+
+    It is a context manager; `kill` and `start` may be called in between. At the end its shims are ended, too.
+    `agents` is what stands in the configuration besides `name` and `[bus]`.
+    """
+
+    def __init__(
+        self, home: Path, url: str, token: str, agents: str, *, name: str = "minipc-1", env: Mapping[str, str] | None = None
+    ) -> None:
+        self.home = home
+        self.state_dir = home / "state"
+        self.config = home / "watcher.toml"
+        self.env = dict(env or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_at = 0
+        home.mkdir(parents=True, exist_ok=True)
+        token_file = home / "token"
+        token_file.touch(0o600)
+        token_file.write_text(token)
+        bus = f'[bus]\nurl = "{url}"\ntoken_file = "{token_file}"\nreconnect_max = 1\nheartbeat = 1\n'
+        self.config.write_text(f'name = "{name}"\n{bus}{agents}')
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The running process."""
+        assert self._process is not None, "the watcher was not started"
+        return self._process
+
+    @property
+    def log_text(self) -> str:
+        """What it wrote to standard error, over all its starts."""
+        return (self.home / "watcher.log").read_text(errors="replace")
+
+    @property
+    def connected(self) -> bool:
+        """Whether its stream has stood since its last start."""
+        return '"event": "connected"' in self.log_text[self._log_at :]
+
+    def start(self, *, wait: bool = True) -> Self:
+        """Starts it and, unless told otherwise, waits until its stream stands."""
+        with (self.home / "watcher.log").open("a") as log:
+            self._log_at = log.tell()
+            self._process = subprocess.Popen(
+                [*self.command("run"), "--config", str(self.config)],
+                env=clean_environment(self.home, self.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        if wait:
+            until(lambda: self.connected or self.process.poll() is not None, why=lambda: self.log_text)
+            assert self.process.poll() is None, self.log_text
+        return self
+
+    def command(self, name: str) -> list[str]:
+        """A call of `bus-watcher` on this watcher's state folder."""
+        return [sys.executable, "-m", "watcher.cli", name, "--state-dir", str(self.state_dir)]
+
+    def status(self) -> Called:
+        """What `bus-watcher status --json` says."""
+        done = subprocess.run(
+            [*self.command("status"), "--json"],
+            env=clean_environment(self.home),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        return Called(done.returncode, done.stdout, done.stderr)
+
+    def kill(self, sign: signal.Signals = signal.SIGKILL) -> int:
+        """Sends a signal and waits for the end; its exit code (negative: the signal that ended it)."""
+        self.process.send_signal(sign)
+        return self.process.wait(DEADLINE_S)
+
+    def stop(self) -> int:
+        """Stops it as systemd would; its exit code."""
+        return self.kill(signal.SIGTERM)
+
+    def shims(self) -> list[int]:
+        """The process ids of its shims, without their guards and commands."""
+        found = {pid: parent for pid, parent, line in _processes() if str(self.state_dir) in line and "shim.py" in line}
+        return [pid for pid, parent in found.items() if parent not in found]
+
+    def kill_shims(self) -> None:
+        """SIGKILL to each of its shims; their guards end the commands."""
+        for pid in self.shims():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        self.kill_shims()
+
+
+def _processes() -> Iterator[tuple[int, int, str]]:
+    """Every process of the machine: its id, its parent's, and its command line."""
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = (path / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+                yield int(path.name), int(parent), (path / "cmdline").read_text(errors="replace").replace("\0", " ")
 
 
 def _line_before(process: subprocess.Popen[str], deadline: float) -> str:

@@ -1,0 +1,1 @@
+"""Tests that kill processes, fail disks or cut networks."""

@@ -1,0 +1,108 @@
+"""SIGKILL of the watcher, its shims and the bus, at any moment and under load: nothing is lost, nothing runs twice."""
+
+import contextlib
+import http.client
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.foreign import Foreign
+from tests.scene import Scene, Watch
+from tests.support import until
+
+pytestmark = pytest.mark.fault
+
+SOAK = os.environ.get("EVENTLOG_SOAK") == "1"
+#: A run that failed is repeated with the seed that it printed.
+SEED = int(os.environ.get("EVENTLOG_SEED", str(random.randrange(2**32))))
+AGENTS = ("mel", "tony", "ann", "bob")
+#: Between two messages, seconds.
+PACE_S = 0.05
+
+
+class Load:
+    """Sends messages to all agents until stopped, each until it is accepted; `accepted` are their ids."""
+
+    def __init__(self, sender: Foreign) -> None:
+        self.accepted: list[int] = []
+        self._sender = sender
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(PACE_S):
+            number += 1
+            body = {"to_agent": AGENTS[number % len(AGENTS)], "payload": number}
+            self.accepted.append(self._send(body, f"load-{number}"))
+
+    def _send(self, body: dict[str, object], key: str) -> int:
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answer = self._sender.call("POST", "/api/send", body, {"Idempotency-Key": key})
+                if answer.status in (200, 201):
+                    return int(answer.body["id"])
+            time.sleep(PACE_S)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+
+def tables(scene: Scene) -> str:
+    """Agents of each kind: two that acknowledge, one whose exit does, one that gets each message by itself."""
+    limits = {"timeout": 20, "start_within": 5, "ack_within": 2}
+    return (
+        scene.agent("--work", "0.05", name="mel", **limits)
+        + scene.agent("--work", "0.4", name="tony", **limits)
+        + scene.agent("--work", "0.1", "--handed", name="ann", ack="exit", **limits)
+        + scene.agent(name="bob", deliver="each", **limits)
+    )
+
+
+def test_kills_of_the_watcher_under_load(scene: Scene, watch: Watch) -> None:
+    chance = random.Random(SEED)
+    print(f"EVENTLOG_SEED={SEED}")
+    watcher = watch(tables(scene))
+    load = Load(scene.boss)
+    with load.running():
+        for _ in range(50 if SOAK else 12):
+            watcher.start(wait=chance.random() < 0.7)
+            time.sleep(chance.uniform(0, 0.8))
+            watcher.kill()
+    watcher.start()
+    events = scene.judge(*AGENTS, accepted=load.accepted, deadline_s=120)
+    # Nothing but the watcher died, so every wake that was granted ended well, and none was needed twice.
+    assert {event["outcome"] for event in events if event["event"] == "wake.finished"} == {"ok"}
+    assert {event["attempt"] for event in events if event["event"] == "wake.started"} == {1}
+
+
+def test_kills_of_watcher_shims_and_bus_under_load(scene: Scene, watch: Watch) -> None:
+    chance = random.Random(SEED)
+    print(f"EVENTLOG_SEED={SEED}")
+    watcher = watch(tables(scene)).start()
+    load = Load(scene.boss)
+    with load.running():
+        for round_ in range(25 if SOAK else 5):
+            shim = until(watcher.shims)[0]
+            time.sleep(chance.uniform(0, 0.3))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(shim, signal.SIGKILL)
+            victims = [watcher.kill, scene.bus.kill] if round_ % 2 else [scene.bus.kill, watcher.kill]
+            for kill in victims:
+                kill()
+                time.sleep(chance.uniform(0, 0.2))
+            scene.bus.start()
+            watcher.start()
+    events = scene.judge(*AGENTS, accepted=load.accepted, deadline_s=240)
+    assert "interrupted" in {event["outcome"] for event in events if event["event"] == "wake.finished"}
