@@ -38,6 +38,10 @@ class Scene:
         """The log."""
         return [event for event in self.admin.events() if kind in ("", event["event"])]
 
+    def events_of(self, agent: str, kind: str) -> list[dict[str, Any]]:
+        """An agent's events of one kind."""
+        return self.admin.events(f"&agent={agent}&event={kind}")
+
     def at_rest(self, *agents: str, deadline_s: float = DEADLINE_S) -> list[dict[str, Any]]:
         """The log, as soon as the agents have nothing unread and no wake in flight."""
 
@@ -48,9 +52,7 @@ class Scene:
         until(rests, deadline_s, why=lambda: json.dumps(self.events()[-5:]))
         return self.events()
 
-    def judge(
-        self, *agents: str, accepted: Iterable[int] = (), deadline_s: float = DEADLINE_S
-    ) -> list[dict[str, Any]]:
+    def judge(self, *agents: str, accepted: Iterable[int] = (), deadline_s: float = DEADLINE_S) -> list[dict[str, Any]]:
         """The log at rest, after both checkers found nothing wrong."""
         names = agents or ("mel",)
         events = self.at_rest(*names, deadline_s=deadline_s)

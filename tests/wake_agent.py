@@ -1,10 +1,10 @@
 """The wake command of the tests: writes down that it runs, reads its inbox by cursor, acknowledges.
 
-Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer] [--handed]. It adds a line of JSON to FOLDER/runs.ndjson for each
-thing it does, and holds FOLDER/AGENT.lock while it runs: whether it got the lock at once is in its first line, so that
-two commands of one agent at once are seen by the kernel, not by comparing clocks. With --hold it does not read before
-FOLDER/release is there; with --answer it answers each message, as a conversation does; with --handed it reads no inbox
-but what it is handed, and leaves acknowledging to its exit code. Standard library only.
+Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer] [--handed]. It adds a line of JSON to
+FOLDER/runs.ndjson for each thing it does, and holds FOLDER/AGENT.lock while it runs: whether it got the lock at once is
+in its first line, so that two commands of one agent at once are seen by the kernel, not by comparing clocks. With
+--hold it does not read before FOLDER/release is there; with --answer it answers each message, as a conversation does;
+with --handed it reads no inbox but what it is handed, and leaves acknowledging to its exit code. Standard library only.
 """
 
 import fcntl
