@@ -189,7 +189,14 @@ class WatcherProcess:
     """
 
     def __init__(
-        self, home: Path, url: str, token: str, agents: str, *, name: str = "minipc-1", env: Mapping[str, str] | None = None
+        self,
+        home: Path,
+        url: str,
+        token: str,
+        agents: str,
+        *,
+        name: str = "minipc-1",
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.state_dir = home / "state"

@@ -85,6 +85,14 @@ class Foreign:
                 return found
 
 
+def address(url: str) -> tuple[str, int]:
+    """Host and port of a bus, for a plain socket."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return parts.hostname, parts.port
+
+
 def until(look: Callable[[], T], deadline_s: float = 30.0) -> T:
     """What `look` gives as soon as that is true; fails when the deadline passes first."""
     end = time.monotonic() + deadline_s
