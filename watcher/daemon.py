@@ -59,7 +59,7 @@ class Watcher:
         self._link = link
         self._cursor = state.read_cursor()
         self._standing = False
-        self._status = Status(watcher=config.name, node=state.node, url=config.bus.url)
+        self.status = Status(watcher=config.name, node=state.node, url=config.bus.url)
         self._places = asyncio.Semaphore(config.limits.max_wakes)
         self._loops = {fold(name): self._loop(name) for name in config.agents}
 
@@ -69,7 +69,7 @@ class Watcher:
             self._config.agents.get(name),
             state=self._state,
             link=self._link,
-            status=self._status,
+            status=self.status,
             watcher=self._config.name,
             url=self._config.bus.url,
             places=self._places,
@@ -79,7 +79,7 @@ class Watcher:
         """Run all tasks; the first one that fails ends the others, and the program: systemd starts it anew."""
         leaving = [self._loop(agent) for agent in sorted(left - set(self._loops))]
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._status.keep(self._state))
+            group.create_task(self.status.keep(self._state))
             for one in [*self._loops.values(), *leaving]:
                 group.create_task(one.run())
             group.create_task(self._follow())
@@ -115,7 +115,7 @@ class Watcher:
                     self._cursor = None
             failures += 1
             delay_s = max(self._link.delay_s(failures, first_s), min(wait_s, self._config.bus.reconnect_max))
-            self._status.connected("connecting", reason)
+            self.status.connected("connecting", reason)
             say = _log.warning if failures == 1 else _log.debug
             say("no stream; trying again", reason=reason, in_s=round(delay_s, 1))
             await asyncio.sleep(delay_s)
@@ -136,13 +136,13 @@ class Watcher:
         """One frame. The stream stands once it has reached the head of its start: then all are asked for (R17)."""
         stood = self._standing
         if not stood:
-            self._status.head = stream.head
-            self._status.connected("replaying")
+            self.status.head = stream.head
+            self.status.connected("replaying")
         if frame.data is not None and frame.kind == "reset":
             _log.warning("the bus has another log, or another cursor for us; going on from there", cursor=frame.cursor)
         if frame.cursor is not None:
             self._cursor = Cursor(stream.log_id, frame.cursor)
-            self._status.moved(self._cursor)
+            self.status.moved(self._cursor)
             if not stood and frame.cursor >= stream.head:
                 self._stand()
         if stood and frame.data is not None:
@@ -150,7 +150,7 @@ class Watcher:
 
     def _stand(self) -> None:
         self._standing = True
-        self._status.connected("connected")
+        self.status.connected("connected")
         systemd.notify("STATUS=connected")
         _log.info("connected")
         for one in self._loops.values():
