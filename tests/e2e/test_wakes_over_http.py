@@ -12,7 +12,7 @@ from tests.support import BusProcess
 pytestmark = pytest.mark.e2e
 
 #: The shortest lease that can be had: only the time to stop is left of it.
-SHORT = {"timeout_s": 0.1, "start_within_s": 0.1}
+SHORT: dict[str, Any] = {"timeout_s": 0.1, "start_within_s": 0.1}
 SHORT_LEASE_S = 15.2
 
 
@@ -117,14 +117,14 @@ class TestAsking:
         assert refused(watcher.ask("k1")) == ("nothing_unread", 300)
 
     def test_ack_pending_until_the_deadline(self, tony: Foreign, watcher: Foreign) -> None:
-        tony.send("mel")
+        covered = tony.send("mel")
         wake = granted(watcher.ask("k1"))
         assert watcher.report(wake["id"], "k1", "ok").status == 200
         why, retry_after_s = refused(watcher.ask("k2", ack_within_s=200))
         assert (why, 195 < retry_after_s <= 200) == ("ack_pending", True)
         new = tony.send("mel")
         wake = granted(watcher.ask("k3"))
-        assert (wake["after"], wake["through"], wake["attempt"]) == (1 + wake["after"] - 1, new, 1)
+        assert (wake["after"], wake["through"], wake["attempt"]) == (covered, new, 1)
         assert [m["id"] for m in wake["messages"]] == [new]
 
     def test_unread_past_its_deadline_it_is_covered_again(self, tony: Foreign, watcher: Foreign) -> None:
@@ -190,7 +190,7 @@ class TestAsking:
             ("deliver", "some"),
         ],
     )
-    def test_a_limit_out_of_range_is_named(self, watcher: Foreign, limit: str, value: object) -> None:
+    def test_a_limit_out_of_range_is_named(self, watcher: Foreign, limit: str, value: Any) -> None:
         answer = watcher.ask("k1", **{limit: value})
         assert (answer.status, answer.code, answer.body["field"]) == (400, "bad_field", limit)
 
@@ -381,7 +381,6 @@ class TestRestore:
         tony.send("mel")
         wake = granted(watcher.ask("k1"))
         assert admin.call("POST", "/api/backup", {"path": str(tmp_path / "copy.db")}).status == 200
-        before = admin.call("GET", "/healthz").body
         bus.stop()
         restored = BusProcess(tmp_path / "restored")
         restored.data_dir.mkdir(parents=True)
@@ -395,7 +394,6 @@ class TestRestore:
             assert there.report(wake["id"], "k1", "ok").status == 200, "work that ended ok counts even if told late"
             new = there.with_token(tony.token).send("mel")
             assert new > 10**15, "no id is ever used for two things"
-            assert before
 
 
 def closed_by_the_bus(admin: Foreign) -> bool:
