@@ -25,6 +25,8 @@ READERS = {"plain": PlainReader, "filtered": PlainReader, "curl": CurlReader, "b
 PATIENT_CUTS = 4
 #: About what the bus sends for one message, bytes.
 FRAME_BYTES = 270
+#: Whose pages may use the bus.
+ORIGIN = "http://panel.example:8000"
 
 
 @dataclass
@@ -128,25 +130,24 @@ def test_all_of_it_did_happen(seen: Seen) -> None:
     assert seen.cuts >= least
 
 
+@pytest.fixture(scope="module")
+def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreign]:
+    """The administrator of a bus that allows pages of ORIGIN."""
+    with BusProcess(tmp_path_factory.mktemp("pages"), options=["--allowed-origins", ORIGIN]) as bus:
+        yield Foreign(bus.url, bus.admin_token)
+
+
 class TestPages:
     """Web pages of other origins: only those that are allowed."""
 
-    ORIGIN = "http://panel.example:8000"
-
-    @pytest.fixture(scope="class")
-    def admin(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foreign]:
-        home = tmp_path_factory.mktemp("pages")
-        with BusProcess(home, options=["--allowed-origins", self.ORIGIN]) as bus:
-            yield Foreign(bus.url, bus.admin_token)
-
     def test_an_allowed_page_may_read_what_is_answered(self, admin: Foreign) -> None:
-        page = {"Origin": self.ORIGIN}
+        page = {"Origin": ORIGIN}
         for answer in (admin.call("GET", "/api/agents", headers=page), admin.call("GET", "/api/nowhere", headers=page)):
-            assert answer.headers["Access-Control-Allow-Origin"] == self.ORIGIN
+            assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
             assert answer.headers["Vary"] == "Origin"
 
     def test_an_allowed_page_may_ask_before_it_sends(self, admin: Foreign) -> None:
-        asked = {"Origin": self.ORIGIN, "Access-Control-Request-Method": "POST"}
+        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
         answer = admin.with_token("none").call("OPTIONS", "/api/send", headers=asked)
         assert answer.status == 204
         assert "POST" in answer.headers["Access-Control-Allow-Methods"]
