@@ -3,7 +3,7 @@
 import asyncio
 
 import structlog
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from sse_starlette.sse import EventSourceResponse
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,7 +44,6 @@ async def stream(call: Call) -> ASGIApp:
         },
         ping=0,  # the follower makes its own signs of life
         sep="\n",
-        send_timeout=call.config.send_timeout_s,
     )
     return _seated(call, response)
 
@@ -120,19 +119,24 @@ def _unknown_kind(kind: str) -> BadRequest:
 
 
 def _seated(call: Call, response: ASGIApp) -> ASGIApp:
-    """`response`, holding a seat for as long as it lasts; a client that reads nothing for too long loses it."""
+    """`response`, holding a seat for as long as it lasts; a client that reads nothing for too long loses it.
+
+    Raises TooManyRequests if there is no seat.
+    """
+    timeout_s = call.config.send_timeout_s
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        timeout_s = call.config.send_timeout_s
-
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(timeout_s):
                 await send(message)
 
         try:
             await response(scope, receive, send_in_time)
-        except (TimeoutError, SendTimeoutError):
+        except TimeoutError:
             _log.info("a client read nothing for too long; its stream was ended", after_s=timeout_s)
             abort(scope)
+        finally:
+            call.desk.seats.leave()
 
+    call.desk.seats.take()
     return respond

@@ -90,9 +90,12 @@ async def inbox(call: Call) -> ASGIApp:
         call.bus.presence.agent_seen(agent)
     if not wait_s:
         return json_response(await call.bus.inbox(agent, after=after, limit=limit))
-    with call.desk.seats.take():
+    call.desk.seats.take()
+    try:
         waiting = call.bus.inbox(agent, after=after, limit=limit, wait_s=wait_s)
         return json_response(await unless_gone(call.receive, waiting))
+    finally:
+        call.desk.seats.leave()
 
 
 async def ack(call: Call) -> ASGIApp:

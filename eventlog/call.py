@@ -1,7 +1,6 @@
 """One request as the routes see it: who calls, what was asked, what the bus has at hand; and a route's description."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import TypeVar
 
@@ -59,19 +58,18 @@ class Seats:
         self._most = most
         self.taken = 0
 
-    @contextmanager
-    def take(self) -> Iterator[None]:
-        """Holds a seat while the block lasts. Raises TooManyRequests if there is none."""
+    def take(self) -> None:
+        """Takes a seat, to be left. Raises TooManyRequests if there is none."""
         if self.taken >= self._most:
             raise TooManyRequests(
                 f"{self._most} streams and waiting requests are open, the limit (followers_max); come back later",
                 retry_after_s=5,
             )
         self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
+
+    def leave(self) -> None:
+        """Leaves a seat."""
+        self.taken -= 1
 
 
 class Desk:

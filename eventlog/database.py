@@ -30,6 +30,14 @@ _T = TypeVar("_T")
 class Connection(aiosqlite.Connection):
     """An aiosqlite connection whose thread runs whole functions."""
 
+    #: Done when the thread has ended; the loop must live until then.
+    stopped: "asyncio.Future[None] | None" = None
+
+    def stop(self) -> "asyncio.Future[None] | None":
+        """End the thread."""
+        self.stopped = super().stop()
+        return self.stopped
+
     async def run(self, function: Callable[..., _T], *args: object) -> _T:
         """Run `function(connection, *args)` on the connection's own thread, with the sqlite3 connection, in one hop.
 
@@ -98,7 +106,12 @@ def fold_wal(connection: sqlite3.Connection) -> bool:
 async def on_thread(connector: Callable[[], sqlite3.Connection]) -> Connection:
     """The connection that `connector` opens, on a thread of its own."""
     connection = Connection(connector, iter_chunk_size=64)
-    await connection
+    try:
+        await connection
+    except BaseException:
+        if connection.stopped is not None:
+            await connection.stopped
+        raise
     return connection
 
 
