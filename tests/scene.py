@@ -1,9 +1,11 @@
 """The scene of tests with everything real: a bus, watchers, and wake commands that write down what they do."""
 
+import contextlib
 import json
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.checkers import log_problems, run_problems
 from tests.e2e.foreign import Foreign
@@ -63,3 +65,26 @@ class Scene:
     def release(self) -> None:
         """Let the commands go on that hold."""
         (self.folder / "release").touch()
+
+
+class CommandLines:
+    """A context manager that collects the command line of every process of the machine, as often as it can."""
+
+    def __init__(self) -> None:
+        self.seen: set[bytes] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+
+    def _collect(self) -> None:
+        while not self._over.wait(0.01):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    self.seen.add(path.read_bytes())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()

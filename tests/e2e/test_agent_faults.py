@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from eventlog.wakes import BACKOFF_FIRST_S, BACKOFF_JITTER
-from tests.scene import Scene
+from tests.scene import CommandLines, Scene
 from tests.support import BusProcess, WatcherProcess, clean_environment, run_eventlog, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -100,28 +100,6 @@ class _Hook(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class CommandLines(threading.Thread):
-    """Collects the command line of every process of the machine, as often as it can, until stopped."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.seen: set[bytes] = set()
-        self._stop_now = threading.Event()
-
-    def run(self) -> None:
-        while not self._stop_now.wait(0.02):
-            for name in os.listdir("/proc"):
-                if name.isdigit():
-                    try:
-                        self.seen.add(Path(f"/proc/{name}/cmdline").read_bytes())
-                    except OSError:
-                        continue
-
-    def stop(self) -> None:
-        self._stop_now.set()
-        self.join()
-
-
 class World:
     """One bus and one watcher with all the agents, each of which was sent one message."""
 
@@ -175,12 +153,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("agents")
     with Hooks() as hooks, BusProcess(folder / "bus", env={"EVENTLOG_LOG_LEVEL": "debug"}) as bus:
         world = World(Scene(bus, folder), hooks, folder)
-        world.command_lines.start()
-        with world.watcher:
+        with world.command_lines, world.watcher:
             body = [{"to_agent": name, "payload": TEXT} for name in world.agents]
             assert world.scene.boss.call("POST", "/api/send", body).status == 201
             yield world
-        world.command_lines.stop()
 
 
 def outcome(world: World, name: str) -> tuple[str, str]:
