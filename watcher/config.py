@@ -167,7 +167,8 @@ class Problem:
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.what}" + (f"; {self.mend}" if self.mend else "")
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {self.what}" + (f"; {self.mend}" if self.mend else "")
 
 
 def check(path: Path) -> tuple[Config | None, list[Problem]]:
@@ -230,6 +231,10 @@ class _Checker:
         if waker == "webhook" and "url" not in named:
             self.wrong(
                 at, f"agent {name!r} has no url", 'add where the webhook goes, as in url = "http://127.0.0.1:9000/"'
+            )
+        if settings.get("url") and not settings["url"].startswith(("http://", "https://")):
+            self.wrong(
+                (*at, "url"), f"url is {settings['url']!r}", 'write it with its scheme, as in "http://127.0.0.1:9000/"'
             )
         if waker == "openclaw" and "token_file" not in named:
             mend = 'add the file of the hooks token, as in token_file = "~/.config/bus-watcher/hooks-token"'

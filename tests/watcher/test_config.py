@@ -83,6 +83,7 @@ def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
         ("[agents.tony]", "[agents.MEL]", 10, "agent 'MEL' is named twice"),
         ('"minipc-3"', "3", 1, "3 cannot be the name of the watcher"),
         ('"http://127', '"127', 3, "write it with its scheme"),
+        ('waker = "openclaw"', 'waker = "webhook"\nurl = "host:1"', 12, "url is 'host:1'; write it with its scheme"),
         ("[bus]", "[bus", 2, "is not TOML"),
     ],
 )
