@@ -83,7 +83,7 @@ def task(stage: Stage, text: str, seconds: float) -> int:
 def wait_for_wake_of_tony(stage: Stage, seen: int) -> None:
     """Wait until tony was started once more, which the agents' record shows first."""
     if not waiting_until(lambda: any(start["agent"] == "tony" for start in starts(stage)[seen:]), 10):
-        raise SystemExit(f"tony was not woken within 10 s; see {stage.folder}")
+        raise SystemExit(stage.failed() or f"tony was not woken within 10 s; see {stage.folder}")
 
 
 def is_over(stage: Stage, tasks: int) -> bool:
@@ -134,7 +134,7 @@ def count(stage: Stage, asked: list[int]) -> bool:
 def print_messages(events: list[Event]) -> None:
     """The table: id, who to whom, what, the wakes that covered it with their outcomes, and where its ack stands."""
     outcomes = {event["wake"]: event["outcome"] for event in events if event["event"] == "wake.finished"}
-    print(f"\n{'id':>4}  {'from -> to':<12}  {'type':<6}  {'about':<14}  {'wakes':<16}  ack")
+    print(f"\n{'id':>4}  {'from -> to':<12}  {'type':<6}  {'about':<14}  {'wakes':<17}  ack")
     for event in events:
         if event["event"] != "message":
             continue
@@ -145,7 +145,8 @@ def print_messages(events: list[Event]) -> None:
             (f"by {ack['id']}" for ack in events if ack["event"] == "ack" and covers_ack(ack, event)), "not read"
         )
         who = f"{event['from_agent']} -> {event['to_agent']}"
-        print(f"{event['id']:>4}  {who:<12}  {event['type']:<6}  {about:<14}  {wakes or 'has no watcher':<16}  {ack}")
+        none = "in an earlier one" if event["to_agent"] in AGENTS else "has no watcher"
+        print(f"{event['id']:>4}  {who:<12}  {event['type']:<6}  {about:<14}  {wakes or none:<17}  {ack}")
 
 
 def lost_of(events: list[Event], started: list[Event], asked: list[int]) -> list[str]:

@@ -1,4 +1,7 @@
-"""`make run`: a bus, a watcher and two agents, and their conversation as it happens; Ctrl-C ends it, the log stays."""
+"""`make run`: a bus, a watcher and two agents, and their conversation as it happens; Ctrl-C ends it, the log stays.
+
+Usage: run.py [FOLDER], by default var/run in the checkout; all that is kept is kept there.
+"""
 
 import json
 import os
@@ -19,7 +22,7 @@ SILENCE_S = 12.5
 
 def main() -> int:
     """Run until Ctrl-C; 0, or 1 if the bus or the watcher ended by itself."""
-    stage = Stage(FOLDER)
+    stage = Stage(Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else FOLDER)
     port = PORT
     if not port_is_free(PORT):
         print(f"port {PORT} is taken; taking a free one", flush=True)

@@ -150,7 +150,7 @@ def _address(bus: subprocess.Popen[str], log: Path) -> str:
     """The address in the line that a bus prints when it is ready."""
     assert bus.stdout is not None
     line = bus.stdout.readline() if select.select([bus.stdout], [], [], PATIENCE_S)[0] else ""
-    found = re.search(r"https?://\S+", line)
+    found = re.search(r"https?://[^\s,]+", line)
     if found is None:
         _end(bus, signal.SIGTERM)
         raise SystemExit(f"the bus did not start; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-5:]))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A watcher in 20 lines: watcher.sh AGENT COMMAND...; wants EVENTLOG_URL, EVENTLOG_TOKEN (kind watcher), curl and jq.
-export EVENTLOG_URL EVENTLOG_TOKEN_FILE; EVENTLOG_TOKEN_FILE=$(mktemp)
+export EVENTLOG_URL EVENTLOG_TOKEN_FILE; EVENTLOG_TOKEN_FILE=$(mktemp); trap 'rm -f "$EVENTLOG_TOKEN_FILE"' EXIT
 agent=$1; shift; token=$EVENTLOG_TOKEN; unset EVENTLOG_TOKEN
 outcomes=([0]=ok [75]=not_started [124]=timeout [126]=not_started [127]=not_started [137]=timeout) # else failed
 api() { curl -sS -H @<(echo "Authorization: Bearer $token") -H 'Content-Type: application/json' "$@"; }
@@ -8,7 +8,7 @@ field() { jq -r "$1" <<<"$answer"; }
 now() { cut -d. -f1 /proc/uptime; } # since boot, a suspended machine's time included
 new_key() { key=$(cat /proc/sys/kernel/random/uuid); } # good for one wake, and kept until it was granted
 ask() { # true: a wake was granted and is over, so ask again
-  asked=$(now); answer=$(api -m 10 "$EVENTLOG_URL/api/wakes" -d "{\"key\":\"$key\",\"agent\":\"$agent\"}" || echo '{}')
+  asked=$(now); answer=$(api -f -m 10 "$EVENTLOG_URL/api/wakes" -d "{\"key\":\"$key\",\"agent\":\"$agent\"}" || echo '{}')
   next=$((asked + $(field '.retry_after_s // 5 | ceil'))); if [ "$(field .why)" = closed ]; then new_key; fi
   if [ "$(field .wake)" = null ]; then return 1; fi; field .wake.token >"$EVENTLOG_TOKEN_FILE"
   export $(field '.wake | "WAKE_AGENT=\(.agent) WAKE_ID=\(.id) WAKE_ATTEMPT=\(.attempt) WAKE_AFTER=\(.after) WAKE_THROUGH=\(.through)"')

@@ -11,12 +11,13 @@ import pytest
 
 from eventlog import errors
 from eventlog.api import ROUTES
+from eventlog.call import Route
 from eventlog.cli import eventlog
 from eventlog.cli_common import EXIT_CODES
 from eventlog.config import settings
 from eventlog.event import KINDS
+from watcher import cli as watcher_cli
 from watcher import config as watcher_config
-from watcher.cli import bus_watcher
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -68,11 +69,13 @@ def watcher_row(field: "dataclasses.Field[object]") -> str:
 
 
 def test_no_table_of_the_watcher_is_missing() -> None:
-    kinds = [kind for kind in vars(watcher_config).values() if inspect.isclass(kind) and kind.__name__[-8:] == "Settings"]
+    kinds = [
+        kind for kind in vars(watcher_config).values() if inspect.isclass(kind) and kind.__name__[-8:] == "Settings"
+    ]
     assert set(kinds) == set(TABLES.values())
 
 
-@pytest.mark.parametrize(("heading", "row"), watcher_rows())
+@pytest.mark.parametrize(("heading", "row"), list(watcher_rows()))
 def test_every_setting_of_the_watcher_is_in_the_reference_as_it_is(heading: str, row: str) -> None:
     assert row in section(text_of("configuration.md"), heading).splitlines()
 
@@ -94,14 +97,14 @@ def test_the_reference_has_every_route_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_every_parameter_and_field_of_a_route_is_in_the_reference(route: object) -> None:
-    told = section(text_of("http.md"), f"### {route.method} {route.path}")  # type: ignore[attr-defined]
-    if "wake-protocol.md" in section(text_of("http.md"), "## Wakes") and "/wakes" in route.path:  # type: ignore[attr-defined]
+def test_every_parameter_and_field_of_a_route_is_in_the_reference(route: Route) -> None:
+    told = section(text_of("http.md"), f"### {route.method} {route.path}")
+    if "/wakes" in route.path:
         told += text_of("wake-protocol.md")
-    if route.pair:  # type: ignore[attr-defined]
+    if route.pair:
         told += section(text_of("http.md"), "## The pair's routes")
-    fields = route.body.__struct_fields__ if route.body is not None else ()  # type: ignore[attr-defined]
-    for name in (*route.params, *route.headers, *fields):  # type: ignore[attr-defined]
+    fields = route.body.__struct_fields__ if route.body is not None else ()
+    for name in (*route.params, *route.headers, *fields):
         assert re.search(rf"\b{name}\b", told), f"{name} is not there"
 
 
@@ -132,9 +135,10 @@ def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command
             yield f"{path} {name}", command
 
 
-COMMANDS = dict([*commands(eventlog, "eventlog"), *commands(bus_watcher, "bus-watcher")])
+COMMANDS = dict([*commands(eventlog, "eventlog"), *commands(watcher_cli.bus_watcher, "bus-watcher")])
 #: What all commands that speak with a bus share, and `serve`'s settings, stand in the reference once.
-SHARED = {"--url", "--token-file", "--data-dir", "--json"} | {setting.option for setting in settings()}
+SHARED = {"--url", "--token-file", "--data-dir", "--json"}
+SETTINGS = {setting.option for setting in settings()}
 
 
 def test_the_reference_has_every_command_and_no_other() -> None:
@@ -149,14 +153,18 @@ def test_every_option_and_argument_of_a_command_is_in_the_reference(path: str) -
     usage = " ".join([path, *command.collect_usage_pieces(click.Context(command))])
     assert f"`{usage}`" in told
     assert inspect.cleandoc(command.help or "").splitlines()[0].rstrip(".") in told.replace("\n", " ")
+    told_elsewhere = SHARED | (SETTINGS if path == "eventlog serve" else set())
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.opts[0] not in SHARED:
+        if isinstance(parameter, click.Option) and parameter.opts[0] not in told_elsewhere:
             assert f"`{parameter.opts[0]}" in told, f"{parameter.opts[0]} is not there"
 
 
-def test_every_exit_code_is_in_the_reference_as_it_is() -> None:
-    rows = re.findall(r"^\| (\d+) \| (.*) \|$", section(text_of("exit-codes.md"), "## eventlog"), re.MULTILINE)
-    assert {int(code): told for code, told in rows} == EXIT_CODES
+@pytest.mark.parametrize(
+    ("heading", "codes"), [("## eventlog", EXIT_CODES), ("## bus-watcher", watcher_cli.EXIT_CODES)]
+)
+def test_every_exit_code_is_in_the_reference_as_it_is(heading: str, codes: dict[int, str]) -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", section(text_of("exit-codes.md"), heading), re.MULTILINE)
+    assert {int(code): told for code, told in rows} == codes
 
 
 # ---- all pages ------------------------------------------------------------------------------------------------------
