@@ -19,7 +19,7 @@ from eventlog.reads import TokenRow
 from eventlog.sqlite_engine import SqliteEngine
 from eventlog.store import Store
 from eventlog.tokens import check_token, new_token
-from eventlog.verify import Report, check
+from eventlog.verify import UNREADABLE, Report, check
 
 __all__ = [
     "Backup",
@@ -64,7 +64,7 @@ def verify(where: Path, anchor: tuple[int, str] | None = None) -> Report:
         with _owned(where) as connection:
             connection.text_factory = lenient
             return check(connection, anchor)
-    except sqlite3.DatabaseError as error:
+    except UNREADABLE as error:
         return Report(False, 0, 0, GENESIS.hex(), 1, f"cannot be read: {error}")
 
 

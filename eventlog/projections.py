@@ -153,6 +153,8 @@ def _writes(event: Event) -> list[Write]:
         return [("end_token", (event.id, fold(msgspec.convert(fields, _TokenRevoked).name)))]
     if kind == "redacted":
         redacted = msgspec.convert(fields, _Redacted)
+        if redacted.message_id >= event.id:
+            return []  # it cannot be of a message that did not exist yet
         return [
             ("put_redaction", (redacted.message_id, event.id, redacted.reason)),
             ("erase", (redacted.message_id,)),

@@ -18,7 +18,8 @@ FROM events WHERE id = :id
 
 -- name: keyed
 -- The events that a request with this key made, in order, with the request's SHA-256 at the end of each row.
-SELECT id, event, ifnull(agent, ''), ifnull(sender, ''), CAST(header AS BLOB), CAST(payload AS BLOB), hash, request
+SELECT id, event, ifnull(agent, ''), ifnull(sender, ''), CAST(header AS BLOB), CAST(payload AS BLOB), hash,
+       substr(request, 1, length(request) - 4)
 FROM events WHERE scope = :scope AND key = :key ORDER BY part
 
 -- name: page_all
@@ -142,19 +143,19 @@ WHERE id = ? AND reported = 0
 -- name: wake
 -- One wake by its id.
 SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w.limits, w.time, w.outcome, w.reported,
-       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, e.request
+       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, substr(e.request, 1, length(e.request) - 4)
 FROM wakes w JOIN events e ON e.id = w.id WHERE w.id = :id
 
 -- name: wake_by_key
 -- The wake that a key was granted.
 SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w.limits, w.time, w.outcome, w.reported,
-       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, e.request
+       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, substr(e.request, 1, length(e.request) - 4)
 FROM wakes w JOIN events e ON e.id = w.id WHERE w.key = :key ORDER BY w.id LIMIT 1
 
 -- name: wakes_covering
 -- The wakes that covered a message. They are newer than it.
 SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w.limits, w.time, w.outcome, w.reported,
-       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, e.request
+       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, substr(e.request, 1, length(e.request) - 4)
 FROM wakes w JOIN events e ON e.id = w.id
 WHERE w.agent = :agent AND w.id > :id AND w.after < :id AND w.through >= :id
 ORDER BY w.id LIMIT :limit
@@ -162,7 +163,7 @@ ORDER BY w.id LIMIT :limit
 -- name: wakes_of
 -- An agent's latest wakes, newest first.
 SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w.limits, w.time, w.outcome, w.reported,
-       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, e.request
+       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, substr(e.request, 1, length(e.request) - 4)
 FROM wakes w JOIN events e ON e.id = w.id WHERE w.agent = :agent ORDER BY w.id DESC LIMIT :limit
 
 -- name: put_token

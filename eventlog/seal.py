@@ -1,6 +1,7 @@
 """Seal: a draft becomes an event with id, time and hash; what of its fields has a column of its own."""
 
 import os
+import zlib
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,6 +14,8 @@ from eventlog.event import ID_MAX, Draft, Event, canonical, chain, fold, payload
 Id = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
 #: Bytes of random salt with each message; they keep a redacted payload from being guessed from its digest.
 SALT_BYTES = 16
+#: Bytes of the checksum that follows a stored request's SHA-256.
+CHECKSUM_BYTES = 4
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -73,8 +76,16 @@ def seal(draft: Draft, id_: int, time: str, previous: bytes, key: Key | None, pa
     event = Event(id_, draft.event, columns[2] or "", columns[3] or "", header, payload, hash_)
     # What `fields` would decode from the header again; every event that is appended is read by several right away.
     event.__dict__["fields"] = fields
-    keyed = (key.scope, key.key, part, key.request) if key is not None else (None, None, None, None)
-    return event, (id_, *columns, *keyed, header, salt, digest, hash_, payload)
+    return event, (id_, *columns, *keyed(key, part), header, salt, digest, hash_, payload)
+
+
+def keyed(key: Key | None, part: int) -> tuple[str | None, str | None, int | None, bytes | None]:
+    """scope, key, part, request: as stored. They are not in the header, so the chain does not cover them: a checksum of
+    all four at the end of `request` does."""
+    if key is None:
+        return None, None, None, None
+    checksum = zlib.crc32(msgspec.json.encode((key.scope, key.key, part)) + key.request)
+    return key.scope, key.key, part, key.request + checksum.to_bytes(CHECKSUM_BYTES)
 
 
 def utc_now(now: float) -> str:

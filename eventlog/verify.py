@@ -1,6 +1,5 @@
 """Verify: whether a log is what it was: its chain, its columns, its file and its projections."""
 
-import hashlib
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -9,16 +8,20 @@ from typing import Any
 import msgspec
 
 from eventlog import lineage, migrate
+from eventlog.engine import Key
 from eventlog.errors import SchemaError
 from eventlog.event import GENESIS, Event, canonical, chain, payload_digest
 from eventlog.projections import TABLES, Agent, Projector
 from eventlog.queries import SQL
-from eventlog.seal import Columns
+from eventlog.seal import CHECKSUM_BYTES, Columns, keyed
 
 #: Events that are read at once.
 PAGE_EVENTS = 1000
 #: Findings of SQLite's own check that are looked at.
 INTEGRITY_MAX = 100
+
+#: What reading a damaged file raises; the second where SQLite's own message quotes what it found there.
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 _ROW_OF_EVENTS = re.compile(r"(?:row (\d+) (?:missing from|values differ).*index events_|in events.*rowid (\d+))")
 
@@ -85,7 +88,7 @@ class _Walk:
     def _page(self) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(SQL["walk"], (self.head, PAGE_EVENTS)).fetchall()
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             # Which of them cannot be read: one at a time, up to where it fails.
             self._last_readable()
             raise _Bad(self.head + 1, f"cannot be read: {error}") from None
@@ -95,7 +98,7 @@ class _Walk:
             while row := self._connection.execute(SQL["walk"], (self.head, 1)).fetchone():
                 event = _checked(row, self.hash)
                 self.events, self.head, self.hash = self.events + 1, event.id, event.hash
-        except sqlite3.DatabaseError:
+        except UNREADABLE:
             return
 
 
@@ -120,7 +123,7 @@ def check(connection: sqlite3.Connection, anchor: tuple[int, str] | None = None)
             fresh.close()
     except _Bad as bad:
         return Report(False, walk.events, walk.head, walk.hash.hex(), bad.id, bad.detail)
-    except sqlite3.DatabaseError as error:
+    except UNREADABLE as error:
         return Report(False, walk.events, walk.head, walk.hash.hex(), walk.head + 1, f"cannot be read: {error}")
     return Report(True, walk.events, walk.head, walk.hash.hex())
 
@@ -141,14 +144,22 @@ def _checked(row: tuple[Any, ...], previous: bytes) -> Event:
         raise _Bad(id_, f"its header cannot be read: {error}") from None
     if not same or (key is not None and fields.get("key", key) != key):
         raise _Bad(id_, "its columns are not what its header says")
-    if (key is None) != (scope is None) or (key is None) != (part is None) or (key is None) != (request is None):
-        raise _Bad(id_, "its key is not whole")
-    if request is not None and len(request) != hashlib.sha256().digest_size:
-        raise _Bad(id_, "its request's SHA-256 is none")
+    if not _whole_key(scope, key, part, request):
+        raise _Bad(id_, "its key is not the one that it was sent with")
     gone = payload is None and salt is None and fields["event"] == "message"
     if not gone and payload_digest(salt or b"", payload) != digest:
         raise _Bad(id_, "its payload is not the one that was sent")
     return Event(id_, columns[0], columns[2] or "", columns[3] or "", header, payload, hash_)
+
+
+def _whole_key(scope: Any, key: Any, part: Any, request: Any) -> bool:
+    """Whether these columns are as `seal.keyed` made them."""
+    stored = (scope, key, part, request)
+    if stored == keyed(None, 0):
+        return True
+    if None in stored or not isinstance(request, bytes):
+        return False
+    return keyed(Key(scope, key, request[:-CHECKSUM_BYTES]), part) == stored
 
 
 def _integrity(connection: sqlite3.Connection) -> None:
@@ -174,7 +185,7 @@ def _same_projections(connection: sqlite3.Connection, fresh: sqlite3.Connection)
                 if stored != derived:
                     about = (derived or stored or ("",))[0]
                     raise _Bad(about if isinstance(about, int) else 0, detail)
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             raise _Bad(0, f"{detail} ({error})") from None
     if not lineage.load(connection) and connection.execute(SQL["head"]).fetchone():
         raise _Bad(0, "the log has no identity")

@@ -16,7 +16,7 @@ CREATE TABLE events (
     scope     TEXT,            -- with key and part: which request made this event
     key       TEXT,
     part      INTEGER,         -- place among the events of that request, from 0
-    request   BLOB,            -- SHA-256 of that request, to tell a repeat from a reuse of the key
+    request   BLOB,            -- SHA-256 of that request, to tell a repeat from a reuse of the key; and a checksum
     header    TEXT NOT NULL,
     salt      BLOB,            -- messages only; erased with the payload
     digest    BLOB NOT NULL,
