@@ -117,7 +117,7 @@ OF_THE_WHOLE = {"docs", "project", "bad_input"}
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.match("tests/**/test_*.py")], ids=named)
 def test_a_test_file_is_named_for_the_module_it_tests(path: Path) -> None:
     package = "watcher" if path.parts[1] == "watcher" else "eventlog"
-    modules = {source.stem for source in SOURCES if source.parts[0] == package}
+    modules = {name for source in SOURCES if source.parts[0] == package for name in (source.stem, source.parent.name)}
     stem = path.stem.removeprefix("test_")
     if path.parts[1] in ("contract", "fault", "e2e") or stem in OF_THE_WHOLE:
         return
