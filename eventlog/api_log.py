@@ -1,6 +1,7 @@
 """Routes of the log itself: the stream that followers hold, and the history that auditors read."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import structlog
 from sse_starlette.sse import EventSourceResponse
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from eventlog.call import Call
 from eventlog.errors import BadRequest, Forbidden
 from eventlog.event import KINDS, fold
-from eventlog.follow import Filter
+from eventlog.follow import Filter, Follower
 from eventlog.web import abort, check_visible, cursor, json_response
 
 #: Kinds of event that say nothing of an agent: an auditor's business alone.
@@ -35,7 +36,7 @@ async def stream(call: Call) -> ASGIApp:
         node=node,
     )
     response = EventSourceResponse(
-        follower,
+        follower if call.caller.wake is None else _while_good(call, call.caller.wake, follower),
         headers={
             "Eventlog-Id": follower.log_id,
             "Eventlog-Head": str(follower.head),
@@ -70,6 +71,14 @@ async def events(call: Call) -> ASGIApp:
         after=after, before=before, limit=limit or config.page_limit, agent=agent, event=kind, thread=thread
     )
     return json_response(page, headers=headers)
+
+
+async def _while_good(call: Call, wake_id: int, follower: Follower) -> AsyncIterator[bytes]:
+    """What the follower gives, until its wake's token is over; looked at with its signs of life."""
+    async for chunk in follower:
+        yield chunk
+        if await call.bus.leases.token_agent(wake_id) is None:
+            return
 
 
 def _watcher(call: Call) -> tuple[str | None, str | None]:

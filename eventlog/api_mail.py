@@ -175,8 +175,9 @@ def _one_sender(call: Call, posts: Sequence[tuple[str, Post]]) -> str:
 
 def _check_size(call: Call, messages: Sequence[Message]) -> None:
     """Bounds what one small body can grow to by naming many recipients."""
-    everyone = len(call.bus.store.names())
-    size = sum(len(message.payload) * (everyone if message.to_agent == "*" else 1) for message in messages)
+    size = sum(len(message.payload) for message in messages)
+    if any(message.to_agent == "*" for message in messages):
+        size *= max(1, len(call.bus.store.names()))
     if size > BODIES_MAX * call.config.body_limit_bytes:
         raise TooLarge("the payload, once for each recipient, is too much for one request; send to fewer at once")
 

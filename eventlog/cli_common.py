@@ -25,7 +25,7 @@ EXIT_CODES: dict[int, str] = {
     1: "the answer is no: no mail, no such thing, a damaged log, a check that failed",
     2: "the command line is wrong",
     65: "the bus refuses the request as it is: sending it again unchanged cannot succeed",
-    69: "no bus answers, or it cannot take the request now, or another process owns the data folder; nothing was done",
+    69: "no bus answers or takes the request now, or another process has the folder or the address; nothing was done",
     errors.EXIT_COMMIT_FAILED: "the outcome is not known; sending again with the same key is harmless",
     77: "not permitted: no token, a wrong one, or one that may not do this",
     errors.EXIT_CONFIG: "a setting, or a file that the program needs, is wrong",

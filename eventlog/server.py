@@ -30,7 +30,7 @@ from eventlog.protocol import Connection, limited
 from eventlog.tokens import digest_of, new_token, write_secret
 
 #: Exit code where trying again later may help (sysexits.h EX_UNAVAILABLE): another owner, an address in use.
-EXIT_TEMPORARY = 69
+EXIT_TAKEN = 69
 #: The administrator's token in the data folder, and the name under which the log knows it.
 ADMIN_FILE = "admin.token"
 ADMIN_NAME = "owner"
@@ -47,7 +47,7 @@ _log = structlog.get_logger()
 def main(config: Config, *, as_json: bool = False) -> int:
     """Serves until SIGTERM or SIGINT; returns the process's exit code.
 
-    0: stopped. 74: an append's outcome is not known; start it again. 69: the data folder or the address is in use.
+    0: stopped. 69: the data folder or the address is in use. 74: an append's outcome is not known; start it again.
     78: a setting, or the database, is wrong. What is wrong is one line on standard error.
     """
     configure(config.log_level)
@@ -57,7 +57,7 @@ def main(config: Config, *, as_json: bool = False) -> int:
     except (ConfigError, SchemaError) as error:
         return _fail(error, EXIT_CONFIG)
     except Locked as error:
-        return _fail(error, EXIT_TEMPORARY)
+        return _fail(error, EXIT_TAKEN)
     except EventlogError as error:
         return _fail(error, EXIT_COMMIT_FAILED)
 

@@ -217,6 +217,16 @@ class TestWakeTokens:
         answer = run.call("GET", "/api/inbox")
         assert (answer.status, answer.code) == (401, "unauthorized")
 
+    def test_a_stream_opened_with_it_ends_with_it(self, admin: Foreign) -> None:
+        admin.send("max")
+        wake = granted(admin.ask("wake-5", "max"))
+        with connect(admin.url) as sock:
+            sock.sendall(request("GET", "/api/stream?heartbeat=1", host="localhost", token=wake["token"]))
+            seen = receive(sock)
+            admin.report(wake["id"], "wake-5", "interrupted")
+            while not seen.endswith(b"\r\n0\r\n\r\n"):
+                seen += receive(sock)
+
     def test_it_goes_on_while_the_ack_is_awaited(self, admin: Foreign) -> None:
         admin.send("jo")
         wake = granted(admin.ask("wake-3", "jo"))

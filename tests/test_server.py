@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from eventlog.errors import EXIT_COMMIT_FAILED, EXIT_CONFIG
-from eventlog.server import EXIT_TEMPORARY
+from eventlog.server import EXIT_TAKEN
 from eventlog.tokens import digest_of
 from tests.e2e.foreign import Foreign, until
 from tests.raw import connect, exchange, receive, request
@@ -117,13 +117,13 @@ class TestFirstStart:
 class TestRefusals:
     def test_a_folder_that_another_process_owns(self, bus: BusProcess, tmp_path: Path) -> None:
         done = serve(tmp_path / "second", "--data-dir", bus.data_dir, "--port", "0")
-        assert done.returncode == EXIT_TEMPORARY
+        assert done.returncode == EXIT_TAKEN
         assert f"process {bus.process.pid}" in done.stderr
         assert bus.url in done.stderr
 
     def test_an_address_that_is_in_use(self, bus: BusProcess, tmp_path: Path) -> None:
         done = serve(tmp_path / "second", "--data-dir", tmp_path / "other", "--port", str(bus.port))
-        assert done.returncode == EXIT_TEMPORARY
+        assert done.returncode == EXIT_TAKEN
         assert str(bus.port) in done.stderr
 
     @pytest.mark.parametrize(
