@@ -54,7 +54,7 @@ async def backup(store: Store, target: Path) -> Backup:
         finally:
             await reader.close()
         _into_place(partial, target)
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         partial.unlink(missing_ok=True)
         raise BadRequest(f"the backup cannot be written: {error}", field="path") from None
     except BaseException:

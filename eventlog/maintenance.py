@@ -56,8 +56,11 @@ def verify(where: Path, anchor: tuple[int, str] | None = None) -> Report:
     Raises ConfigError if there is none, SchemaError if it is of another version, Locked.
     """
     if where.is_file():
+        if where.with_name(f"{where.name}-wal").exists():
+            raise ConfigError(f"{where} is no backup but the log of a bus; name its folder", field="data_dir")
         # A backup is one closed file: opened so, nothing is written beside it.
-        with closing(sqlite3.connect(f"{where.as_uri()}?immutable=1", uri=True, isolation_level=None)) as copy:
+        name = f"{where.absolute().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(name, uri=True, isolation_level=None)) as copy:
             copy.text_factory = lenient
             return check(copy, anchor)
     try:
