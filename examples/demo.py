@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from stage import AGENTS, Stage, raising_on_sigterm, waiting_until
+from stage import AGENTS, Stage, interruptible, waiting_until
 
 #: By when the conversation must be over, seconds from the start.
 LIMIT_S = 27.0
@@ -28,7 +28,7 @@ def main() -> int:
     stage = Stage(Path(tempfile.mkdtemp(prefix="eventlog-demo-")))
     good = False
     try:
-        with raising_on_sigterm():
+        with interruptible():
             asked = play(stage, began)
             complete = waiting_until(lambda: is_over(stage, len(asked)), LIMIT_S - (time.monotonic() - began))
             if not complete:

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from stage import PORT, Stage, port_is_free, raising_on_sigterm
+from stage import PORT, Stage, interruptible, port_is_free
 
 FOLDER = Path(__file__).resolve().parent.parent / "var" / "run"
 FIRST_TASK = {"text": "release notes", "steps": ["outline", "draft", "check"]}
@@ -28,7 +28,7 @@ def main() -> int:
         print(f"port {PORT} is taken; taking a free one", flush=True)
         port = 0
     try:
-        with raising_on_sigterm():
+        with interruptible():
             stage.start_bus(port)
             head = stage.call("GET", "/api/events?limit=1")["head"]
             stage.start_watcher()

@@ -137,13 +137,15 @@ def waiting_until(reached: Callable[[], bool], timeout_s: float) -> bool:
 
 
 @contextmanager
-def raising_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block by KeyboardInterrupt, even where a shell started us with Ctrl-C ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _address(bus: subprocess.Popen[str], log: Path) -> str:
