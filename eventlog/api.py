@@ -1,8 +1,9 @@
 """Routes: HTTP <-> EventLog, nothing else. ROUTES is the one list of them; `make_app` serves it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route as Place
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -135,7 +136,21 @@ def make_app(desk: Desk) -> ASGIApp:
     places = [Place(path, _Endpoint(desk, routes)) for path, routes in by_path.items()]
     router = Router(places, redirect_slashes=False, default=_nowhere)
     config = desk.config
-    return Gate(router, hosts=(config.host, *own_names(), *config.allowed_hosts), origins=config.allowed_origins)
+    hosts, origins = (config.host, *own_names(), *config.allowed_hosts), config.allowed_origins
+    return Gate(_shared_with(router, origins), hosts=hosts, origins=origins)
+
+
+def _shared_with(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """`app`, telling browsers that pages of these origins may read its answers, too."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=sorted({route.method for route in ROUTES}),
+        allow_headers=["Authorization", "X-Shared-Secret", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+        expose_headers=["Eventlog-Id", "Eventlog-Head", "Idempotent-Replayed", "Retry-After"],
+    )
 
 
 class _Endpoint:

@@ -1,6 +1,5 @@
 """Routes of agents and their wakes: what is known of them, asking for a wake, reporting one, pause and resume."""
 
-import math
 import re
 from typing import Annotated, Any
 
@@ -160,7 +159,7 @@ def _key(key: str) -> str:
 
 def _number(value: float, field: str) -> float:
     """A number of seconds, as it stands in the log: at most three places, and whole ones without a point."""
-    if isinstance(value, float) and (not math.isfinite(value) or round(value, 3) != value):
+    if round(value, 3) != value:
         raise BadRequest(f"{field} may have at most 3 decimal places", field=field)
     return _plain(value)
 

@@ -11,8 +11,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from eventlog.call import Call
 from eventlog.errors import BadRequest, Forbidden
 from eventlog.event import KINDS, fold
-from eventlog.follow import Filter, Follower
+from eventlog.follow import Follower
 from eventlog.web import abort, check_visible, cursor, json_response
+from eventlog.window import Filter
 
 #: Kinds of event that say nothing of an agent: an auditor's business alone.
 _AUDITED = frozenset({"token.created", "token.revoked"})

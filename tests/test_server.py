@@ -238,8 +238,14 @@ class TestLimits:
         with BusProcess(tmp_path, options=options) as bus:
             assert exchange(bus.url, request("GET", "/healthz", host="bus.lan:80")).status == 200
             assert exchange(bus.url, request("GET", "/healthz", host="bus.wan")).status == 421
-            welcome = request("GET", "/healthz", host="localhost", headers=("Origin: https://panel.example",))
-            assert exchange(bus.url, welcome).status == 200
+            panel = "Origin: https://panel.example"
+            answer = exchange(bus.url, request("GET", "/healthz", host="localhost", headers=(panel,)))
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://panel.example")
+            asked = (panel, "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization")
+            answer = exchange(bus.url, request("OPTIONS", "/api/send", host="localhost", headers=asked))
+            assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://panel.example")
+            other = request("OPTIONS", "/api/send", host="localhost", headers=("Origin: https://evil.example",))
+            assert exchange(bus.url, other).status == 403
 
 
 class TestFailure:
