@@ -84,7 +84,7 @@ def restore(source: Path, data_dir: Path, *, replace: bool = False) -> Restored:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        moved = _move_aside(present) if present.exists() else None
+        moved = _move_aside(present)
         _into_place(partial, present)
         return Restored(str(present), report.head, report.hash, str(moved) if moved else None)
 
@@ -131,16 +131,19 @@ def lenient(text: bytes) -> str:
     return text.decode(errors="replace")
 
 
-def _move_aside(present: Path) -> Path:
-    """Rename a database and what belongs to it; the new name says when."""
+def _move_aside(present: Path) -> Path | None:
+    """Rename a database and what belongs to it; the new name says when. None if there is none.
+
+    A write-ahead log goes along, also one that was left behind alone: SQLite would take it for the new database's.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = present.with_name(f"{present.name}.before-restore-{stamp}")
-    # The write-ahead log may hold the newest events; under the new name SQLite finds it again.
+    moved = None
     for suffix in ("-wal", "-shm", ""):
         part = present.with_name(present.name + suffix)
         if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    return aside
+            moved = part.rename(aside.with_name(aside.name + suffix))
+    return moved
 
 
 def _into_place(partial: Path, target: Path) -> None:

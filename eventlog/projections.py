@@ -94,8 +94,7 @@ def changes(event: Event, find: Find) -> tuple[list[Agent], list[Write]]:
 
 def _agents(event: Event, find: Find) -> list[Agent]:
     changed: dict[str, Agent] = {}
-    for name, known in _named(event):
-        folded = fold(name)
+    for name, folded, known in _named(event):
         agent = changed.get(folded) or find(folded)
         if agent is None:
             changed[folded] = Agent(AgentState(name=name), known)
@@ -111,18 +110,19 @@ def _agents(event: Event, find: Find) -> list[Agent]:
     return list(changed.values())
 
 
-def _named(event: Event) -> list[tuple[str, bool]]:
-    """The agents that the event names, as spelled there, and whether that makes each a known one."""
+def _named(event: Event) -> list[tuple[str, str, bool]]:
+    """The agents that the event names: as spelled there, folded, and whether that makes each a known one."""
     fields = event.fields
     if event.event == "message":
-        sender = fields["from_agent"]
-        return [(fields["to_agent"], False), (sender, event.sender not in RESERVED)]
+        to_agent, from_agent = fields["to_agent"], fields["from_agent"]
+        return [(to_agent, event.agent, False), (from_agent, event.sender, event.sender not in RESERVED)]
     if event.event == "token.created":
         # A token for every agent names none: "*" is no name.
-        return [(name, True) for name in fields.get("agents", ()) if NAME.match(name) and fold(name) not in RESERVED]
+        named = [(name, fold(name), True) for name in fields.get("agents", ()) if NAME.match(name)]
+        return [one for one in named if one[1] not in RESERVED]
     if not event.agent:
         return []
-    return [(fields["agent"], event.event == "wake.started")]
+    return [(fields["agent"], event.agent, event.event == "wake.started")]
 
 
 def _writes(event: Event) -> list[Write]:

@@ -152,6 +152,19 @@ class TestRestore:
         with closing(sqlite3.connect(restored.moved)) as connection:
             assert connection.execute("SELECT payload FROM events").fetchall() == [('"in the write-ahead log"',)]
 
+    async def test_a_write_ahead_log_that_was_left_behind_is_not_taken_for_the_new_one(self, tmp_path: Path) -> None:
+        await copied(tmp_path / "log", tmp_path / "copy")
+        wal = f"{database.FILE}-wal"
+        (tmp_path / "new").mkdir()
+        async with opened(tmp_path / "other") as (engine, _):
+            await engine.append(one(message(payload=b'"of another log"')))
+            shutil.copy(tmp_path / "other" / wal, tmp_path / "new")
+        restored = restore(tmp_path / "copy", tmp_path / "new")
+        assert restored.moved is not None
+        assert Path(restored.moved).exists()
+        assert not (tmp_path / "new" / wal).exists()
+        assert verify(tmp_path / "new").head == restored.head == 4
+
     async def test_a_damaged_backup_is_refused_and_changes_nothing(self, tmp_path: Path) -> None:
         await copied(tmp_path / "log", tmp_path / "copy")
         content = bytearray((tmp_path / "copy").read_bytes())
