@@ -6,6 +6,7 @@ import gc
 import resource
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,15 @@ from eventlog.auth import Guard, load_wake_key
 from eventlog.call import Desk
 from eventlog.config import Config
 from eventlog.discovery import write_client_config
-from eventlog.errors import EXIT_COMMIT_FAILED, EXIT_CONFIG, ConfigError, EventlogError, Locked, SchemaError
+from eventlog.errors import (
+    EXIT_COMMIT_FAILED,
+    EXIT_CONFIG,
+    ConfigError,
+    EventlogError,
+    Locked,
+    SchemaError,
+    Unavailable,
+)
 from eventlog.listen import address_of, listening_socket
 from eventlog.lock import DataLock
 from eventlog.log import EventLog
@@ -47,8 +56,8 @@ _log = structlog.get_logger()
 def main(config: Config, *, as_json: bool = False) -> int:
     """Serves until SIGTERM or SIGINT; returns the process's exit code.
 
-    0: stopped. 69: the data folder or the address is in use. 74: an append's outcome is not known; start it again.
-    78: a setting, or the database, is wrong. What is wrong is one line on standard error.
+    0: stopped. 69: the data folder or the address is in use, or the disk is full. 74: an append's outcome is not known;
+    start it again. 78: a setting, or the database, is wrong. What is wrong is one line on standard error.
     """
     configure(config.log_level)
     try:
@@ -60,6 +69,9 @@ def main(config: Config, *, as_json: bool = False) -> int:
         return _fail(error, EXIT_TAKEN)
     except EventlogError as error:
         return _fail(error, EXIT_COMMIT_FAILED)
+    except (OSError, sqlite3.Error) as error:
+        # Such as a full disk: what was appended is there, and nothing can be done until somebody makes room.
+        return _fail(Unavailable(f"cannot work in {config.data_dir}: {error}; mend that first"), EXIT_TAKEN)
 
 
 def _fail(error: EventlogError, code: int) -> int:

@@ -173,7 +173,7 @@ class TestEnd:
                     seen += chunk
                 assert b"the last one" in seen
                 assert seen.endswith(b"\n\n\r\n0\r\n\r\n")
-        assert took_s < 1.5  # a second of the bus's, and a busy machine's
+        assert took_s < 3  # a second, and what a busy machine adds
 
     def test_a_waiting_inbox_request_is_answered_empty(self, bus: BusProcess) -> None:
         with connect(bus.url) as sock:
@@ -243,7 +243,8 @@ class TestLimits:
             assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://panel.example")
             asked = (panel, "Access-Control-Request-Method: POST", "Access-Control-Request-Headers: authorization")
             answer = exchange(bus.url, request("OPTIONS", "/api/send", host="localhost", headers=asked))
-            assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://panel.example")
+            assert answer.status in (200, 204)
+            assert answer.headers["access-control-allow-origin"] == "https://panel.example"
             other = request("OPTIONS", "/api/send", host="localhost", headers=("Origin: https://evil.example",))
             assert exchange(bus.url, other).status == 403
 
