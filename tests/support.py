@@ -99,7 +99,8 @@ class CommandLine:
 class BusProcess:
     """A bus in a process of its own. It is a context manager; `kill` and `start` may be called in between.
 
-    `url` is known once it has started, and stays the same through later starts.
+    `url` is known once it has started, and stays the same through later starts. `under` is the command that its own is
+    appended to, as of a tracer that stays in the background.
     """
 
     def __init__(
@@ -109,11 +110,13 @@ class BusProcess:
         data_dir: Path | None = None,
         options: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
         self.home = home
         self.data_dir = data_dir or home / "data"
         self.options = list(options)
         self.env = dict(env or {})
+        self.under = list(under)
         self.url = ""
         self.port = 0
         self._process: subprocess.Popen[str] | None = None
@@ -140,7 +143,7 @@ class BusProcess:
         where = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
         with (self.home / "bus.log").open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "eventlog.cli", "serve", *where, *self.options],
+                [*self.under, sys.executable, "-m", "eventlog.cli", "serve", *where, *self.options],
                 env=clean_environment(self.home, self.env),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -185,7 +188,8 @@ class WatcherProcess:
     """A watcher in a process of its own, with configuration, token and state folder in its home folder.
 
     It is a context manager; `kill` and `start` may be called in between. At the end its shims are ended, too.
-    `agents` is what stands in the configuration besides `name` and `[bus]`.
+    `agents` is what stands in the configuration besides `name` and `[bus]`; `under` is the command that its own is
+    appended to.
     """
 
     def __init__(
@@ -197,11 +201,13 @@ class WatcherProcess:
         *,
         name: str = "minipc-1",
         env: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
         self.home = home
         self.state_dir = home / "state"
         self.config = home / "watcher.toml"
         self.env = dict(env or {})
+        self.under = list(under)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_at = 0
         home.mkdir(parents=True, exist_ok=True)
@@ -232,7 +238,7 @@ class WatcherProcess:
         with (self.home / "watcher.log").open("a") as log:
             self._log_at = log.tell()
             self._process = subprocess.Popen(
-                [*self.command("run"), "--config", str(self.config)],
+                [*self.under, *self.command("run"), "--config", str(self.config)],
                 env=clean_environment(self.home, self.env),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -12,17 +12,18 @@ AGAIN_S = 0.02
 
 
 class Sender(threading.Thread):
-    """Sends `count` messages to `to_agent`, one after the other, each with a key of its own, until each is accepted.
+    """Makes `count` requests as the agent `name`, one after the other, each with its own key and until it is accepted.
 
-    `accepted` holds the id that was told for each key, `answers` how often each status was. `refused` are answers that
-    no retry mends; the thread ends at the first.
+    A request has one message to `to_agent`, or an array of `batch` of them. `accepted` holds the ids that were told for
+    each key, `answers` how often each status was, `replayed` the keys of which a repeat was told. `refused` is an
+    answer that no retry mends; the thread ends at the first.
     """
 
     def __init__(
-        self, url: str, token: str, *, name: str, to_agent: str = "mel", count: int = 10**9, pause_s: float = 0.0
+        self, url: str, token: str, *, name: str, to_agent: str = "mel", count: int = 10**9, batch: int = 1
     ) -> None:
         super().__init__(name=name, daemon=True)
-        self.accepted: dict[str, int] = {}
+        self.accepted: dict[str, list[int]] = {}
         self.replayed: set[str] = set()
         self.answers: dict[int, int] = {}
         self.refused: str | None = None
@@ -30,7 +31,7 @@ class Sender(threading.Thread):
         self._token = token
         self._to_agent = to_agent
         self._count = count
-        self._pause_s = pause_s
+        self._batch = batch
         self._stopped = threading.Event()
         self._connection: http.client.HTTPConnection | None = None
 
@@ -57,14 +58,13 @@ class Sender(threading.Thread):
         """The thread."""
         sent = 0
         while sent < self._count and self.refused is None and not self._stopped.is_set():
-            self._send(f"{self.name}-{sent}", {"n": sent, "from": self.name})
+            self._send(f"{self.name}-{sent}", {"n": sent})
             sent += 1
-            if self._pause_s:
-                self._stopped.wait(self._pause_s)
         self._hang_up()
 
     def _send(self, key: str, payload: Any) -> None:
-        body = json.dumps({"to_agent": self._to_agent, "payload": payload})
+        message = {"from_agent": self.name, "to_agent": self._to_agent, "payload": payload}
+        body = json.dumps(message if self._batch == 1 else [message] * self._batch)
         while not self._stopped.is_set():
             try:
                 status, headers, told = self._post(body, key)
@@ -74,7 +74,7 @@ class Sender(threading.Thread):
                 continue
             self.answers[status] = self.answers.get(status, 0) + 1
             if status in (200, 201):
-                self.accepted[key] = told["id"]
+                self.accepted[key] = [one["id"] for one in (told if self._batch > 1 else [told])]
                 if headers.get("Idempotent-Replayed") == "true":
                     self.replayed.add(key)
                 return
