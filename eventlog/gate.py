@@ -5,9 +5,7 @@ import re
 import socket
 from collections.abc import Iterable
 
-from starlette.datastructures import MutableHeaders
-from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventlog.errors import BadHost, EventlogError, Forbidden
 from eventlog.web import header, problem
@@ -16,22 +14,12 @@ from eventlog.web import header, problem
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"https?://(?P<place>[^/?#@]+)")
 
-#: Headers of answers that a page of an allowed origin may read.
-_EXPOSED = "Eventlog-Id, Eventlog-Head, Idempotent-Replayed, Retry-After"
-#: What such a page may send, as told to a browser that asks before it does.
-_PREFLIGHT = {
-    "access-control-allow-methods": "GET, POST, PATCH, DELETE",
-    "access-control-allow-headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Shared-Secret",
-    "access-control-max-age": "600",
-}
-
 
 class Gate:
     """Answers 421 to a Host that is not this bus's, and 403 to an Origin that is neither the bus nor allowed.
 
     Addresses and localhost are always this bus's: a page that was rebound to it comes by a name of its own. `*` among
-    `hosts` allows every name; `origins` are whole origins, as in `https://panel.example`. Their pages are told by
-    CORS headers that they may read the answers; a browser that asks before it sends gets its answer here.
+    `hosts` allows every name; `origins` are whole origins, as in `https://panel.example`.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Iterable[str], origins: Iterable[str] = ()) -> None:
@@ -43,28 +31,20 @@ class Gate:
         """One request."""
         if scope["type"] == "http":
             try:
-                origin = self._check(scope)
+                self._check(scope)
             except EventlogError as error:
                 await problem(error)(scope, receive, send)
                 return
-            if origin is not None:
-                send = _readable_by(origin, send)
-                if scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method"):
-                    await Response(status_code=204, headers=_PREFLIGHT)(scope, receive, send)
-                    return
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> str | None:
-        """The origin of the page that asks, if it is one of those allowed. Raises BadHost, Forbidden."""
+    def _check(self, scope: Scope) -> None:
+        """Raises BadHost, Forbidden."""
         host = header(scope, b"host") or ""
         if not self._serves(host):
             raise BadHost(f"this bus is not {host[:64]!r}; use its address, or put that name into allowed_hosts")
         origin = header(scope, b"origin")
-        if origin is None or self._is_own(origin, host):
-            return None
-        if origin.lower() not in self._origins:
+        if origin is not None and not self._is_own(origin, host) and origin.lower() not in self._origins:
             raise Forbidden(f"pages of {origin[:128]!r} may not use this bus; put that origin into allowed_origins")
-        return origin
 
     def _serves(self, host: str) -> bool:
         parts = _HOST.fullmatch(host)
@@ -76,20 +56,6 @@ class Gate:
     def _is_own(self, origin: str, host: str) -> bool:
         parts = _ORIGIN.fullmatch(origin.lower())
         return parts is not None and parts["place"] == host.lower()
-
-
-def _readable_by(origin: str, send: Send) -> Send:
-    """`send`, for answers that pages of `origin` may read."""
-
-    async def send_readable(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["access-control-allow-origin"] = origin
-            headers["access-control-expose-headers"] = _EXPOSED
-            headers.add_vary_header("Origin")
-        await send(message)
-
-    return send_readable
 
 
 def own_names() -> tuple[str, ...]:
