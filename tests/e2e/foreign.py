@@ -16,7 +16,7 @@ class Answer:
     def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
         self.status = status
         self.headers = headers
-        self.body: Any = json.loads(body) if body else None
+        self.body: Any = json.loads(body) if body and "json" in headers.get_content_type() else None
 
     @property
     def code(self) -> str:
