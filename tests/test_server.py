@@ -19,9 +19,9 @@ import pytest
 from eventlog.errors import EXIT_COMMIT_FAILED, EXIT_CONFIG
 from eventlog.server import EXIT_TAKEN
 from eventlog.tokens import digest_of
-from tests.e2e.foreign import Foreign, until
+from tests.e2e.foreign import Foreign
 from tests.raw import connect, exchange, receive, request
-from tests.support import ROOT, BusProcess, clean_environment
+from tests.support import ROOT, BusProcess, clean_environment, until
 
 pytestmark = pytest.mark.e2e
 

@@ -2,12 +2,8 @@
 
 import http.client
 import json
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
-
-T = TypeVar("T")
 
 
 class Answer:
@@ -91,12 +87,3 @@ def address(url: str) -> tuple[str, int]:
     assert parts.hostname is not None
     assert parts.port is not None
     return parts.hostname, parts.port
-
-
-def until(look: Callable[[], T], deadline_s: float = 30.0) -> T:
-    """What `look` gives as soon as that is true; fails when the deadline passes first."""
-    end = time.monotonic() + deadline_s
-    while not (seen := look()):
-        assert time.monotonic() < end, f"not within {deadline_s} s: {look.__qualname__}"
-        time.sleep(0.02)
-    return seen

@@ -8,7 +8,6 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from eventlog.client import Bus
@@ -168,8 +167,3 @@ class BusReader(Reader):
                     self.ids.append(frame.fields()["id"])
                 else:
                     self.failure = f"{frame.kind}: {frame.data}"
-
-
-def open_files(pid: int) -> int:
-    """How many files and sockets a process holds."""
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

@@ -10,10 +10,10 @@ import pytest
 
 from tests.e2e.browser import Browser, chromium
 from tests.e2e.cutter import Cutter
-from tests.e2e.foreign import Foreign, address, until
+from tests.e2e.foreign import Foreign, address
 from tests.e2e.readers import BusReader, CurlReader, PlainReader, Reader
 from tests.e2e.senders import Sender
-from tests.support import SOAK, BusProcess
+from tests.support import SOAK, BusProcess, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.fault]
 

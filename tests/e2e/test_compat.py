@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.foreign import Foreign, until
-from tests.support import ROOT, BusProcess, clean_environment
+from tests.e2e.foreign import Foreign
+from tests.support import ROOT, BusProcess, clean_environment, until
 
 pytestmark = pytest.mark.e2e
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.foreign import Answer, Foreign, until
-from tests.support import BusProcess
+from tests.e2e.foreign import Answer, Foreign
+from tests.support import BusProcess, until
 
 pytestmark = pytest.mark.e2e
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.foreign import Foreign, until
+from tests.e2e.foreign import Foreign
 from tests.e2e.senders import Sender
-from tests.support import SOAK, BusProcess, run_eventlog
+from tests.support import SOAK, BusProcess, run_eventlog, until
 
 pytestmark = pytest.mark.fault
 
