@@ -13,11 +13,11 @@ import pytest
 
 from tests.e2e.foreign import Foreign
 from tests.scene import Scene, Watch
-from tests.support import until
+from tests.support import SOAK, until
 
 pytestmark = pytest.mark.fault
 
-SOAK = os.environ.get("EVENTLOG_SOAK") == "1"
+
 #: A run that failed is repeated with the seed that it printed.
 SEED = int(os.environ.get("EVENTLOG_SEED", str(random.randrange(2**32))))
 AGENTS = ("mel", "tony", "ann", "bob")

@@ -1,0 +1,1 @@
+"""Tests under a real systemd of their own, thrown away afterwards."""
