@@ -1,10 +1,11 @@
 """The wake command of the tests: writes down that it runs, reads its inbox by cursor, acknowledges.
 
-Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer] [--handed]. It adds a line of JSON to
+Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer] [--handed] [--late]. It adds a line of JSON to
 FOLDER/runs.ndjson for each thing it does, and holds FOLDER/AGENT.lock while it runs: whether it got the lock at once is
 in its first line, so that two commands of one agent at once are seen by the kernel, not by comparing clocks. With
 --hold it does not read before FOLDER/release is there; with --answer it answers each message, as a conversation does;
-with --handed it reads no inbox but what it is handed, and leaves acknowledging to its exit code. Standard library only.
+with --handed it reads no inbox but what it is handed, and leaves acknowledging to its exit code; with --late it does
+not look at its inbox when it is woken for something the first time. Standard library only.
 """
 
 import fcntl
@@ -37,9 +38,9 @@ def main(folder: Path, options: list[str]) -> int:
         time.sleep(float(options[options.index("--work") + 1]))
     while "--hold" in options and not (folder / "release").exists():
         time.sleep(0.02)
-    more = "--handed" not in options
-    if not more:
+    if "--handed" in options:
         note(folder, "read", ids=handed)
+    more = "--handed" not in options and not ("--late" in options and os.environ["WAKE_ATTEMPT"] == "1")
     while more:
         page = call("GET", f"/api/inbox?agent={quote(AGENT)}")
         more = bool(page["messages"])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fault
 
 #: A run that failed is repeated with the seed that it printed.
 SEED = int(os.environ.get("EVENTLOG_SEED", str(random.randrange(2**32))))
-AGENTS = ("mel", "tony", "ann", "bob")
+AGENTS = ("mel", "tony", "ann", "bob", "sue")
 #: Between two messages, seconds.
 PACE_S = 0.05
 
@@ -60,13 +60,14 @@ class Load:
 
 
 def tables(scene: Scene) -> str:
-    """Agents of each kind: two that acknowledge, one whose exit does, one that gets each message by itself."""
+    """Two that acknowledge, one whose exit does, one that gets each message by itself, one that needs a reminder."""
     limits = {"timeout": 20, "start_within": 5, "ack_within": 2}
     return (
         scene.agent("--work", "0.05", name="mel", **limits)
         + scene.agent("--work", "0.4", name="tony", **limits)
         + scene.agent("--work", "0.1", "--handed", name="ann", ack="exit", **limits)
         + scene.agent(name="bob", deliver="each", **limits)
+        + scene.agent("--late", name="sue", **limits)
     )
 
 
@@ -84,7 +85,8 @@ def test_kills_of_the_watcher_under_load(scene: Scene, watch: Watch) -> None:
     events = scene.judge(*AGENTS, accepted=load.accepted, deadline_s=120)
     # Nothing but the watcher died, so every wake that was granted ended well, and none was needed twice.
     assert {event["outcome"] for event in events if event["event"] == "wake.finished"} == {"ok"}
-    assert {event["attempt"] for event in events if event["event"] == "wake.started"} == {1}
+    attempts = {(event["agent"], event["attempt"]) for event in events if event["event"] == "wake.started"}
+    assert attempts == {*((name, 1) for name in AGENTS), ("sue", 2)}
 
 
 def test_kills_of_watcher_shims_and_bus_under_load(scene: Scene, watch: Watch) -> None:
