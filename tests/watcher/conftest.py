@@ -30,6 +30,7 @@ class Watching:
 
     state: State
     status: Status
+    task: "asyncio.Future[None]"
 
     def agent(self, name: str = "mel") -> Any:
         """Where the loop of an agent is."""
@@ -73,7 +74,7 @@ def watch(config_file: Callable[..., Path], tmp_path: Path) -> Watch:
                 watcher = daemon.Watcher(config, state, link)
                 task = asyncio.ensure_future(watcher.run(state.recover().agents))
                 try:
-                    yield Watching(state, watcher.status)
+                    yield Watching(state, watcher.status, task)
                 finally:
                     assert not task.done(), f"the watcher ended: {task}"
                     task.cancel()

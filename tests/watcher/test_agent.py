@@ -263,7 +263,7 @@ async def test_a_wake_outlives_its_watcher_and_is_reported_once(bus: FakeBus, wa
     assert bus.reports == []
     async with watch(HELD) as watching:
         await until(lambda: len(bus.streams) == 2)
-        assert watching.agent().state == "running"
+        await until(lambda: watching.agent().state == "running")
         (tmp_path / "go").touch()
         await until(lambda: bus.outcomes)
         await gone(watching)

@@ -1,6 +1,5 @@
 """The daemon: first the stream and then the asking, hints, timers, and coming back (WAKES.md R17 to R20)."""
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -115,7 +114,7 @@ async def test_it_goes_on_where_a_reset_says(bus: FakeBus, watch: Watch) -> None
     """A backup was restored under it: another log, with another head."""
     bus.head = 1000
     async with watch() as watching:
-        await until(lambda: watching.status.cursor == 1000)
+        await until(lambda: watching.status.cursor == 1000 and bus.asks)
         bus.log_id, bus.head = "log-2", 50
         bus.opening = lambda after: 20
         asks = len(bus.asks)
@@ -234,5 +233,5 @@ async def test_the_tasks_end_together(bus: FakeBus, watch: Watch, monkeypatch: p
 
     monkeypatch.setattr("watcher.daemon.Watcher._sweep_tokens", fail)
     with pytest.raises(AssertionError, match="the watcher ended"):
-        async with watch():
-            await asyncio.sleep(0.1)
+        async with watch() as watching:
+            await until(watching.task.done)
