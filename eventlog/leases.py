@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from eventlog.agents import EVERYONE, AgentState, Limits, Segment, Wake, concerned
+from eventlog.crashpoint import reached
 from eventlog.engine import Append, Appended, Engine, Key
 from eventlog.errors import Conflict, NotFound, Unavailable
 from eventlog.event import RESERVED, Draft, Event, fold
@@ -99,7 +100,9 @@ class Leases:
                     return await self._granted(state, wake, again=True)
                 if isinstance(decision, Nothing):
                     return decision
+                reached("bus.ask.decided")
                 if await self._start(ask, state, decision):
+                    reached("bus.ask.granted")
                     state = self._store.agent(ask.agent)
                     assert state.wake is not None
                     return await self._granted(state, state.wake, again=False)
@@ -127,7 +130,9 @@ class Leases:
                 if not latest:
                     raise Conflict("a newer wake of this agent has started; ask again", code="superseded")
                 drafts = [_finished_draft(row, report), *await self._on_ok(state, row, report)]
+                reached("bus.report.decided")
                 if await self._append(state, drafts):
+                    reached("bus.report.recorded")
                     return await self._store.wake(wake_id) or row
         raise Unavailable("the agent's state keeps moving; report again", retry_after_s=1)
 
@@ -206,11 +211,15 @@ class Leases:
             state = self._store.agent(agent)
             decision = await self._decide(state, limits)
             if isinstance(decision, RanOut):
+                reached("bus.lease.ran_out")
                 await self._append(state, [_ran_out_draft(state, decision.wake)])
+                reached("bus.lease.closed")
             elif isinstance(decision, Dead):
                 letters = await self._letters(state, decision)
                 if letters:  # none, when all of them expired since they were counted
+                    reached("bus.letters.decided")
                     await self._append(state, letters)
+                    reached("bus.letters.appended")
             else:
                 return state, decision
         raise Unavailable("the agent's state keeps moving; ask again", retry_after_s=1)

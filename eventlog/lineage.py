@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from eventlog import reads
+from eventlog.crashpoint import reached
 from eventlog.event import GENESIS, Draft
 from eventlog.projections import Projector, load_agents
 from eventlog.queries import SQL
@@ -77,6 +78,7 @@ def adopt(connection: sqlite3.Connection, now: float) -> None:
     newest = reads.head(connection)
     head, hash_ = newest if newest is not None else (0, GENESIS)
     log = Log(secrets.token_hex(16), head, max(head + ID_GAP, int(now * 1e6))) if marked else Log(secrets.token_hex(16))
+    reached("bus.adopt.decided")
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute(SQL["put_log"], msgspec.structs.astuple(log))
@@ -84,7 +86,9 @@ def adopt(connection: sqlite3.Connection, now: float) -> None:
             put(connection, "marked", None)
             put(connection, "quiet", "1")
             _close_wakes(connection, log.first_new_id, hash_, utc_now(now))
+        reached("bus.adopt.written")
         connection.execute("COMMIT")
+        reached("bus.adopt.committed")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

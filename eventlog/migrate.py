@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from eventlog.crashpoint import reached
 from eventlog.errors import SchemaError
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql\Z")
@@ -89,11 +90,14 @@ def migrate(connection: sqlite3.Connection, source: Path | None = None) -> None:
     for migration in check(connection, source):
         try:
             # One script with its own BEGIN: executescript() would commit a transaction that was open before it.
+            reached("bus.migration.decided")
             connection.executescript(f"BEGIN IMMEDIATE;{_RECORD};{migration.sql}")
+            reached("bus.migration.applied")
             connection.execute(
                 "INSERT INTO migrations VALUES (?, ?, ?)", (migration.version, migration.name, migration.sha256)
             )
             connection.execute("COMMIT")
+            reached("bus.migration.committed")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

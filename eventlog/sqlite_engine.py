@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from eventlog import database
+from eventlog.crashpoint import reached
 from eventlog.engine import Append, Appended, Key, Replayed, Stale
 from eventlog.errors import TooManyRequests, Unavailable
 from eventlog.event import Event
@@ -132,9 +133,11 @@ class SqliteEngine:
             for listener in self.listeners:
                 listener(done.events)
             self._store.head.advance(done.events[-1].id)
+            reached("bus.append.advanced")
             self._erased |= any(event.event == "redacted" for event in done.events)
             if self._erased:
                 self._erased = not await self._store.writer.run(database.fold_wal)
+                reached("bus.append.folded")
         for (future, _), answer in zip(group, done.answers, strict=True):
             if future.done():  # cancelled by whoever waited
                 continue
@@ -142,6 +145,7 @@ class SqliteEngine:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+        reached("bus.append.answered")
 
 
 class _Group:
@@ -205,11 +209,16 @@ class _Group:
         """Make it durable; nothing to write is no transaction."""
         if not self.rows:
             return
+        reached("bus.append.decided")
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            reached("bus.append.begun")
             self._connection.executemany(SQL["insert_event"], self.rows)
+            reached("bus.append.inserted")
             self.projector.write(self._connection)
+            reached("bus.append.projected")
             self._connection.execute("COMMIT")
+            reached("bus.append.committed")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

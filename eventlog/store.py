@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from eventlog import database, lineage, reads
 from eventlog.agents import AgentState
+from eventlog.crashpoint import reached
 from eventlog.errors import Unavailable
 from eventlog.event import GENESIS, Event, fold
 from eventlog.head import Head
@@ -56,13 +57,16 @@ class Store:
     ) -> AsyncIterator["Store"]:
         """The log in `data_dir`, made or brought to this program's version if need be; closed when the block ends.
 
-        A backup's copy becomes a log of its own here. `wall` gives seconds since 1970. Raises SchemaError.
+        A backup's copy becomes a log of its own here. `wall` gives seconds since 1970. Raises SchemaError, also for a
+        file that is damaged.
         """
         path = database.make_private(data_dir)
-        writer = await database.on_thread(lambda: database.open_writer(path))
+        with database.naming_damage(path):
+            writer = await database.on_thread(lambda: database.open_writer(path))
         others: list[database.Connection] = []
         try:
-            opened = await writer.run(_prepare, wall())
+            with database.naming_damage(path):
+                opened = await writer.run(_prepare, wall())
             others += [await database.on_thread(lambda: database.open_reader(path)) for _ in range(readers)]
             yield cls(path, writer, database.Readers(others), opened)
         finally:
@@ -89,6 +93,7 @@ class Store:
     async def clear_quiet(self) -> None:
         """Say that the quiet time is over; it stays so over restarts."""
         await self.writer.run(lineage.put, "quiet", None)
+        reached("bus.quiet.cleared")
         self._quiet = False
 
     def resolve_cursor(self, log_id: str | None, cursor: int) -> tuple[int, str | None]:
@@ -234,6 +239,7 @@ def _prepare(connection: sqlite3.Connection, now: float) -> _Opened:
     lineage.adopt(connection, now)
     # What a redaction erased just before a crash may still be in the write-ahead log.
     database.fold_wal(connection)
+    reached("bus.open.folded")
     return _Opened(connection)
 
 

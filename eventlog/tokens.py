@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from eventlog.crashpoint import reached
 from eventlog.errors import BadRequest
 from eventlog.event import check_name, fold
 
@@ -55,9 +56,12 @@ def write_secret(path: Path, secret: str) -> None:
         file.write(secret + "\n")
         file.flush()
         os.fsync(file.fileno())
+    reached("bus.secret.flushed")
     partial.rename(path)
+    reached("bus.secret.renamed")
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+    reached("bus.secret.durable")

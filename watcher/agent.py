@@ -11,10 +11,11 @@ import structlog
 from eventlog import errors
 from eventlog.event import fold
 from watcher.config import AgentSettings
+from watcher.folder import Broken, KeyFolder
 from watcher.link import Link, either
-from watcher.shim import boottime
+from watcher.shim import boottime, reached
 from watcher.spawn import apart, run_shim
-from watcher.state import Broken, KeyFolder, State
+from watcher.state import State
 from watcher.status import AgentStatus, Status, clock
 from watcher.wake import Answer, Granted, asked, grant, read_answer, token_lasts_s
 
@@ -23,7 +24,7 @@ ENDING_CODES: Final = frozenset({"unknown_wake", "already_finished", "superseded
 #: What is told of an outcome, as far as the shim knows it.
 TOLD: Final = ("exit_code", "duration_ms", "detail")
 #: Without a stream an agent is asked for all the same, after this long: asking never ends for good (R20).
-UNCONNECTED_ASK_S: Final = 60.0
+UNCONNECTED_ASK_S: Final = 10.0
 
 _log = structlog.get_logger()
 
@@ -117,9 +118,11 @@ class AgentLoop:
         """
         await self._settle()
         folder = await asyncio.to_thread(self._state.unused_key, fold(self.name))
+        reached("watcher.ask.sending")
         sent = boottime()
         body = await self._link.bus.ask(folder.key, self.name, **asked(settings, self._watcher, self._state.node))
         answer = read_answer(body, folder.key)
+        reached("watcher.ask.answered")
         if answer.wake is None:
             return await self._nothing(folder, answer)
         await asyncio.to_thread(self._store, folder, answer.wake, settings, sent - answer.age_s + settings.start_within)
@@ -164,8 +167,10 @@ class AgentLoop:
             self._at.wake = {"id": wake["id"], "attempt": wake["attempt"], "since": clock()}
             self._say("running")
             outcome = await self._outcome(folder)
+            reached("watcher.outcome.seen")
             self._say("reporting", outcome["outcome"])
             await self._report(wake, outcome)
+            reached("watcher.report.answered")
             await asyncio.to_thread(folder.remove)
         except Broken as error:
             await apart(folder.wait_unlocked)
@@ -220,11 +225,11 @@ class AgentLoop:
     async def _failed(self, what: str, error: Exception, failures: int) -> float:
         """Note a failure; in how many seconds to try again."""
         reason = error.detail if isinstance(error, errors.EventlogError) else str(error)
-        delay_s = self._link.delay_s(failures)
+        asked_s = None
         if isinstance(error, errors.EventlogError):
             await self._link.refused(error)
-            delay_s = max(delay_s, error.retry_after_s or 0.0)
-        delay_s = min(delay_s, UNCONNECTED_ASK_S)
+            asked_s = error.retry_after_s
+        delay_s = self._link.delay_s(failures, asked_s)
         self._say("waiting", reason, in_s=delay_s)
         say = self._log.warning if failures == 1 else self._log.debug
         say(f"the {what} failed; trying again", reason=reason, in_s=round(delay_s, 1))

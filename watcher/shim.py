@@ -44,6 +44,20 @@ DRAIN_BYTES_MAX: Final = 1_048_576
 NOT_STARTED_EXITS: Final = frozenset({75, 126, 127})
 #: Between two tries to write a file on a full or failing disk.
 RETRY_S: Final = 1.0
+#: Where the crash tests put what holds a process; unset, as in production, every point is passed at once.
+_STOPS: Final = os.environ.get("EVENTLOG_STOP_AT")
+
+
+def reached(point: str) -> None:
+    """Hold this thread if a test has laid a FIFO of the point's name: its first comer waits until it is opened."""
+    if _STOPS is None:
+        return
+    held = f"{_STOPS}/{point}.{os.getpid()}"
+    try:
+        os.rename(f"{_STOPS}/{point}", held)
+    except FileNotFoundError:
+        return
+    os.close(os.open(held, os.O_RDONLY))
 
 
 def boottime() -> float:
@@ -80,8 +94,11 @@ def write_durably(folder: str, name: str, value: object) -> None:
         file.write(json.dumps(value).encode())
         file.flush()
         os.fsync(file.fileno())
+    reached(f"{name}.flushed")
     os.rename(scratch, f"{folder}/{name}")
+    reached(f"{name}.renamed")
     fsync_folder(folder)
+    reached(f"{name}.durable")
 
 
 def main(folder: str) -> int:
@@ -92,6 +109,7 @@ def main(folder: str) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return 0
+    reached("shim.lock.taken")
     if not os.path.exists(f"{folder}/grant") or os.path.exists(f"{folder}/outcome"):
         return 0
     grant = read_json(f"{folder}/grant")
@@ -118,6 +136,7 @@ def decide(folder: str, grant: dict[str, Any], lock: int) -> dict[str, Any]:
         except ValueError:
             started = {"group": 0, "began": -1}  # a damaged disk: the environment alone has to do
         end_left(Marks(grant, started))
+        reached("shim.left.ended")
         return {"outcome": "interrupted", "detail": "the shim of the wake died; what was left of its command was ended"}
     late_s = boottime() - grant["latest_start"]
     if late_s > 0:
@@ -160,12 +179,15 @@ class Run:
             return {"outcome": "not_started", "detail": "too late: the disk was slow in storing the start"}
         os.write(self.go, b"g")
         os.close(self.go)
+        reached("shim.command.released")
         ended_by = self.supervise()
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        reached("shim.command.ended")
         took_ms = round((boottime() - self.start) * 1000)
         self.drain()
         result = {"duration_ms": took_ms, **self.verdict(ended_by, status)}
         self.release_guard()
+        reached("shim.guard.released")
         return result
 
     def stop(self, _signal: int, _frame: object) -> None:
@@ -174,6 +196,7 @@ class Run:
 
     def fork(self) -> None:
         """Fork the command's process and its guard and store `started`; the command waits for `go`."""
+        reached("shim.command.forking")
         request = os.memfd_create("request")
         os.write(request, json.dumps(self.grant["request"]).encode())
         os.lseek(request, 0, os.SEEK_SET)
@@ -186,6 +209,7 @@ class Run:
             for handle in (self.lock, self.go, self.out, self.err, self.failed):
                 os.close(handle)
             become_command(self.grant, wait, (request, out, err), failed)
+        reached("shim.command.forked")
         for handle in (wait, request, out, err, failed):
             os.close(handle)
         os.setpgid(self.pid, self.pid)
@@ -197,6 +221,7 @@ class Run:
         self.marks = Marks(self.grant, started)
         try:
             self.fork_guard()
+            reached("shim.guard.forked")
             write_durably(self.folder, "started", started)
         except OSError:
             os.close(self.go)
@@ -290,6 +315,7 @@ def become_command(grant: dict[str, Any], wait: int, streams: tuple[int, int, in
         os.setpgid(0, 0)
         if os.read(wait, 1) != b"g":
             os._exit(0)  # the shim died, or decided otherwise
+        reached("shim.command.starting")
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         for target, handle in enumerate(streams):

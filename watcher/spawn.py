@@ -25,6 +25,7 @@ async def run_shim(folder: Path) -> int:
     A shim outlives the watcher: cancelling the wait leaves it running.
     """
     pid = _start(folder)
+    shim.reached("watcher.shim.started")
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     handle = os.pidfd_open(pid)

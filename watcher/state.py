@@ -17,13 +17,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from eventlog.errors import ConfigError, Locked
+from watcher.folder import Broken, KeyFolder
 from watcher.machine import Machine, is_foreign, this_machine
-from watcher.shim import fsync_folder, read_json, write_durably
+from watcher.shim import fsync_folder, reached, read_json, write_durably
 
 #: How long a watcher that starts waits for the lock: `bus-watcher status` holds it for a moment.
 LOCK_WAIT_S: Final = 0.5
@@ -34,94 +34,6 @@ class Cursor(NamedTuple):
 
     log: str
     cursor: int
-
-
-class Broken(Exception):
-    """A file of a key's folder cannot be read: its disk was damaged, or someone edited it."""
-
-
-@dataclass(frozen=True)
-class KeyFolder:
-    """The folder of one key; `agent` is folded. Its methods block on the disk."""
-
-    path: Path
-    agent: str
-
-    @property
-    def key(self) -> str:
-        """The key itself."""
-        return self.path.name
-
-    @property
-    def granted(self) -> bool:
-        """Whether the bus granted a wake to this key."""
-        return (self.path / "grant").exists()
-
-    def grant(self) -> dict[str, Any]:
-        """The stored grant. Raises Broken, also if there is no lock, without which no shim works."""
-        if not (self.path / "lock").exists():
-            raise Broken(f"{self.path} has no lock")
-        return self._read("grant", "wake", "latest_start", "argv", "cwd", "env", "request")
-
-    def outcome(self) -> dict[str, Any] | None:
-        """What the shim wrote; None if the wake has no outcome yet. Raises Broken, also if the folder is gone."""
-        if not self.granted:
-            raise Broken(f"{self.path} was removed")
-        if not (self.path / "outcome").exists():
-            return None
-        return self._read("outcome", "outcome")
-
-    def machine(self) -> Machine:
-        """Where and in which boot the key was made. Raises Broken."""
-        stored = self._read("key", "key", "boot_id", "machine_id", "hardware")
-        return Machine(stored["boot_id"], stored["machine_id"], tuple(stored["hardware"]))
-
-    def store_grant(self, grant: dict[str, Any]) -> None:
-        """Make the grant durable; from then on the shim may start the command. Raises OSError."""
-        write_durably(str(self.path), "grant", grant)
-
-    def wait_unlocked(self) -> None:
-        """Block until no shim works on this folder."""
-        with self.locked():
-            pass
-
-    @contextlib.contextmanager
-    def locked(self, *, wait: bool = True) -> Iterator[None]:
-        """Hold the folder's lock, as a shim does; a folder that is gone, or has no lock, needs none.
-
-        Blocks while a shim works on the folder, or raises BlockingIOError if it is not to `wait`.
-        """
-        try:
-            handle = os.open(self.path / "lock", os.O_RDWR)
-        except FileNotFoundError:
-            yield
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        finally:
-            os.close(handle)
-
-    def move_to(self, target: Path, *, wait: bool = True) -> None:
-        """Take the folder out of the shim's reach, durably. Raises BlockingIOError as `locked` does."""
-        with self.locked(wait=wait):
-            self.path.rename(target)
-            fsync_folder(str(self.path.parent))
-
-    def remove(self) -> None:
-        """End the folder: it is renamed first, so that no half of it is ever taken for a whole one."""
-        target = self.path.with_name(f".gone-{self.key}")
-        self.move_to(target)
-        shutil.rmtree(target, ignore_errors=True)
-
-    def _read(self, name: str, *fields: str) -> dict[str, Any]:
-        try:
-            value = read_json(str(self.path / name))
-        except (OSError, ValueError) as error:
-            raise Broken(f"{self.path / name} cannot be read: {error}") from error
-        if not isinstance(value, dict) or any(field not in value for field in fields):
-            raise Broken(f"{self.path / name} is not what was written there")
-        return value
 
 
 class Recovered(NamedTuple):
@@ -150,10 +62,13 @@ class State:
             for name in ("tokens", "agents", "broken"):
                 (self.path / name).mkdir(exist_ok=True, mode=0o700)
             self._take_lock()
+            reached("watcher.state.made")
             self.node = self._read_node() or self._new_node()
             fsync_folder(str(self.path))
+            reached("watcher.state.flushed")
             with contextlib.suppress(PermissionError):  # what is above need not be ours
                 fsync_folder(str(self.path.parent))
+            reached("watcher.state.durable")
         except OSError as error:
             raise ConfigError(f"cannot use the state folder {self.path}: {error}; choose one that is yours") from error
         return self
@@ -190,6 +105,7 @@ class State:
     def _new_node(self) -> str:
         node = secrets.token_hex(8)
         _replace(self.path / "node", f"{node}\n")
+        reached("watcher.node.written")
         return node
 
     def read_cursor(self) -> Cursor | None:
@@ -203,10 +119,12 @@ class State:
     def write_cursor(self, cursor: Cursor) -> None:
         """Store the cursor, not durably: losing it costs a longer replay. Raises OSError."""
         _replace(self.path / "cursor", json.dumps(cursor._asdict()))
+        reached("watcher.cursor.written")
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Store what `bus-watcher status` shows. Raises OSError."""
         _replace(self.path / "status.json", json.dumps(status))
+        reached("watcher.status.written")
 
     # ---- tokens -----------------------------------------------------------------------------------------------------
 
@@ -220,6 +138,7 @@ class State:
         _replace(path, f"{token}\n")
         ends = time.time() + ends_in_s
         os.utime(path, (ends, ends))
+        reached("watcher.token.stored")
         return path
 
     def sweep_tokens(self) -> None:
@@ -229,6 +148,7 @@ class State:
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime < time.time() and path.name not in map(str, kept):
                     path.unlink()
+                    reached("watcher.token.removed")
 
     def _grants(self) -> Iterator[dict[str, Any]]:
         for folder in self.folders():
@@ -256,14 +176,20 @@ class State:
         home = self.path / "agents" / agent
         if not home.exists():
             home.mkdir(mode=0o700)
+            reached("watcher.home.made")
             fsync_folder(str(home.parent))
+            reached("watcher.home.durable")
         key = secrets.token_hex(16)
         scratch = home / f".new-{key}"
         scratch.mkdir(mode=0o700)
+        reached("watcher.key.begun")
         (scratch / "lock").touch(0o600)
+        reached("watcher.key.lockable")
         write_durably(str(scratch), "key", {"key": key, **self.machine._asdict()})
         scratch.rename(home / key)
+        reached("watcher.key.named")
         fsync_folder(str(home))
+        reached("watcher.key.made")
         return KeyFolder(home / key, agent)
 
     def set_aside(self, folder: KeyFolder) -> Path:
@@ -276,6 +202,7 @@ class State:
         """What an earlier watcher left. Another machine's folders go without a word, and then the node is a new one."""
         for scratch in [*self.path.glob("agents/*/.new-*"), *self.path.glob("agents/*/.gone-*")]:
             shutil.rmtree(scratch, ignore_errors=True)
+            reached("watcher.scratch.removed")
         agents: set[str] = set()
         said: list[str] = []
         foreign = False

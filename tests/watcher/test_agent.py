@@ -13,7 +13,7 @@ from tests.watcher.conftest import Watch, Watching
 from tests.watcher.fake_bus import LOST, PROXY_404, FakeBus, Odd, problem
 from tests.watcher.support import pids_in, until
 from watcher import logs, shim
-from watcher.state import KeyFolder
+from watcher.folder import KeyFolder
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from eventlog.errors import ConfigError, Locked
+from watcher.folder import Broken, KeyFolder
 from watcher.machine import Machine
-from watcher.state import Broken, Cursor, KeyFolder, State, watcher_runs
+from watcher.state import Cursor, State, watcher_runs
 
 HERE = Machine("boot-2", "machine", ("aa",))
 REBOOTED = Machine("boot-1", "machine", ("aa",))
