@@ -155,7 +155,7 @@ def host() -> Iterator[Host]:
         with host:
             yield host
     except CannotContain as reason:
-        pytest.skip(f"no systemd can be held apart here: {reason}")
+        pytest.skip(f"this machine cannot hold a systemd apart: {reason}")
 
 
 @pytest.fixture(scope="module")
