@@ -35,8 +35,8 @@ TICK_S: Final = 1.0
 ENDING_TICK_S: Final = 0.05
 #: How long the guard lets a shim that does not react overrun.
 GUARD_SLACK_S: Final = 2.0
-#: How much of what the command said is kept, from its end.
-DETAIL_BYTES_MAX: Final = 2048
+#: How much of what the command said is kept, from its end. The bus cuts a longer detail, and at the wrong end.
+DETAIL_BYTES_MAX: Final = 2000
 STDOUT_BYTES_MAX: Final = 16_384
 #: How much is still read of what was in the pipes when the command ended.
 DRAIN_BYTES_MAX: Final = 1_048_576
