@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,9 @@ CHECKPOINT_PAGES = 2000
 WAL_LIMIT_BYTES = 32 * 1024 * 1024
 #: Memory for cached pages, KiB for each connection.
 CACHE_KIB = 16 * 1024
+
+#: SQLite's codes for a file that is not what it wrote.
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _T = TypeVar("_T")
 
@@ -78,6 +82,18 @@ def open_writer(path: Path) -> sqlite3.Connection:
             raise SchemaError(f"{path} is not a SQLite database; restore a backup") from None
         raise
     return connection
+
+
+@contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Raises SchemaError, with what to do, where SQLite says that the file at `path` is damaged."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        # The low byte is the code that the finer ones belong to.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+            raise SchemaError(f"{path} is damaged ({error}); restore a backup") from None
+        raise
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

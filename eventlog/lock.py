@@ -1,5 +1,6 @@
 """Lock: one process owns a data folder; the lock file says which, and under which address it serves."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -44,7 +45,8 @@ class DataLock:
             self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._data_dir / FILE, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise ConfigError(f"the data folder cannot be used: {error}", field="data_dir") from None
+            mend = "make it writable for you, or choose another with --data-dir"
+            raise ConfigError(f"the data folder cannot be used: {error}; {mend}", field="data_dir") from None
         for left in reversed(range(TRIES)):
             if _take(file, fcntl.LOCK_EX):
                 self._file = file
@@ -62,7 +64,8 @@ class DataLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            os.ftruncate(self._file, 0)
+            with contextlib.suppress(OSError):  # of a disk that fails; why the process ends is said elsewhere
+                os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
+import structlog
 
 from eventlog import database
 from eventlog.crashpoint import reached
@@ -24,6 +25,8 @@ Answer = Appended | Replayed | Stale
 _Waiting = tuple[asyncio.Future[Answer], Append]
 #: Called with the events of each commit, on the loop, after the store has moved on by them and before the head moves.
 Listener = Callable[[Sequence[Event]], None]
+
+_log = structlog.get_logger()
 
 
 class SqliteEngine:
@@ -110,6 +113,7 @@ class SqliteEngine:
                     group = self._next_group()
                     await self._commit(group)
         except Exception as error:
+            _log.error("a commit failed; see to the disk", reason=str(error), at=str(self._store.path))
             self.failed.set()
             for answer, _ in (*group, *self._waiting):
                 if not answer.done():

@@ -42,9 +42,9 @@ class Disk:
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             undo.enter_context(_mounted("-t", "tmpfs", "-o", "size=4g", "tmpfs", at=self._ram))
-            outer = _formatted(self._ram / "around.img", DISK_MIB + AROUND_MIB, "-O", "^has_journal", "-m", "0")
+            outer = formatted(self._ram / "around.img", DISK_MIB + AROUND_MIB, "-O", "^has_journal", "-m", "0")
             undo.enter_context(mounted(outer, self._around))
-            inner = _formatted(self._around / "disk.img", DISK_MIB, "-J", "size=4")
+            inner = formatted(self._around / "disk.img", DISK_MIB, "-J", "size=4")
             undo.enter_context(mounted(inner, self.path))
             self._mounts = undo.pop_all()
         return self
@@ -94,7 +94,8 @@ def _mounted(*options: str, at: Path) -> _Mount:
     return _Mount(options, at)
 
 
-def _formatted(image: Path, size_mib: int, *options: str) -> Path:
+def formatted(image: Path, size_mib: int, *options: str) -> Path:
+    """Make an image with an empty ext4 file system. Raises Impossible."""
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     ready = "lazy_itable_init=0,lazy_journal_init=0"

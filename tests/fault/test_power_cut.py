@@ -121,6 +121,8 @@ def loaded(place: Path, chance: random.Random, cuts: int, *, synchronous: str = 
                     stack.enter_context(sender)
                 until(lambda: all(scene.runs("end", name) for name in PACE_S))
                 made = [cut(disk, scene, senders, chance) for _ in range(cuts)]
+                watcher.stop()
+                until(lambda: not watcher.shims())
             final = runs_file(scene.folder)
         yield Aftermath(made, scene, senders)
         assert runs_file(scene.folder) == final, "a command was started after the power was cut"
