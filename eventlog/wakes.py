@@ -22,6 +22,8 @@ BACKOFF_MAX_S = 900
 BACKOFF_JITTER = 0.1
 #: The longest that a watcher may wait before it asks again: no lost hint leaves an agent asleep for longer.
 RETRY_AFTER_MAX_S = 300
+#: How soon it is worth asking again while all agents are paused: that they are resumed is told to no agent's follower.
+ALL_PAUSED_RETRY_S = 15
 #: How far activity can move an ack deadline, in multiples of `ack_within_s` after the wake ended.
 ACK_WITHIN_TIMES = 4
 
@@ -212,8 +214,10 @@ def _held_back(
     state: AgentState, limits: Limits, now: float, clock: Clock, *, paused: bool, quiet_s: float
 ) -> Nothing | None:
     """Why nothing happens although a message is ready, if so."""
-    if paused or state.paused:
+    if state.paused:
         return _nothing("paused", RETRY_AFTER_MAX_S)
+    if paused:
+        return _nothing("paused", ALL_PAUSED_RETRY_S)
     if quiet_s:
         left = clock.boot + max(quiet_s, state.lease_max_s, limits.lease_s) - now
         if left > 0:

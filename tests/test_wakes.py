@@ -196,7 +196,7 @@ class TestBackoff:
 class TestHoldingBack:
     def test_paused_alone_and_with_everyone(self, log: PureLog) -> None:
         log.message()
-        assert log.why(LIMITS, paused=True) == "paused"
+        assert log.decide(LIMITS, paused=True) == Nothing("paused", 15)
         log.append("agent.paused", agent="mel", by="admin")
         assert log.why(LIMITS) == "paused"
         log.append("agent.resumed", agent="mel", by="admin")
