@@ -188,8 +188,8 @@ class WatcherProcess:
     """A watcher in a process of its own, with configuration, token and state folder in its home folder.
 
     It is a context manager; `kill` and `start` may be called in between. At the end its shims are ended, too.
-    `agents` is what stands in the configuration besides `name` and `[bus]`; `under` is the command that its own is
-    appended to.
+    `agents` is what stands in the configuration besides `name` and `[bus]`, `bus` how it speaks with the bus: quickly,
+    unless told otherwise. `under` is the command that its own is appended to.
     """
 
     def __init__(
@@ -200,6 +200,7 @@ class WatcherProcess:
         agents: str,
         *,
         name: str = "minipc-1",
+        bus: str = "reconnect_max = 1\nheartbeat = 1\n",
         env: Mapping[str, str] | None = None,
         under: Sequence[str] = (),
     ) -> None:
@@ -214,8 +215,8 @@ class WatcherProcess:
         token_file = home / "token"
         token_file.touch(0o600)
         token_file.write_text(token)
-        bus = f'[bus]\nurl = "{url}"\ntoken_file = "{token_file}"\nreconnect_max = 1\nheartbeat = 1\n'
-        self.config.write_text(f'name = "{name}"\n{bus}{agents}')
+        table = f'[bus]\nurl = "{url}"\ntoken_file = "{token_file}"\n{bus}'
+        self.config.write_text(f'name = "{name}"\n{table}{agents}')
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -274,9 +275,10 @@ class WatcherProcess:
         """Stops it as systemd would; its exit code."""
         return self.kill(signal.SIGTERM)
 
-    def shims(self) -> list[int]:
-        """The process ids of its shims, without their guards and commands."""
-        found = {pid: parent for pid, parent, line in _processes() if str(self.state_dir) in line and "shim.py" in line}
+    def shims(self, agent: str = "") -> list[int]:
+        """The process ids of its shims, or of those of one agent, without their guards and commands."""
+        place = str(self.state_dir / "agents" / agent)
+        found = {pid: parent for pid, parent, line in _processes() if place in line and "shim.py" in line}
         return [pid for pid, parent in found.items() if parent not in found]
 
     def kill_shims(self) -> None:
