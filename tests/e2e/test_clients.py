@@ -63,7 +63,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         if chromium() is not None:
             cutters.append(stack.enter_context(cutter(bus, PATIENT_CUTS, 1, seed=len(cutters))))
             browser.follow(f"{cutters[-1].url}/api/stream?after=0&heartbeat=1&token={auditor.token}")
-            until(lambda: browser.connections or browser.failure, 60)
+            until(lambda: browser.connections or browser.failure or browser.closed, 60)
             readers["browser"] = browser
         yield run(bus, admin, readers, cutters)
 
