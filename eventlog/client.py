@@ -19,8 +19,11 @@ from eventlog.wire import Answer, Stream, Wire
 
 __all__ = ["Answer", "Bus", "Stream", "backoff_s"]
 
-#: The longest wait between two attempts to reach the bus.
-BACKOFF_S_MAX = 30.0
+#: The longest wait between two attempts to reach the bus: so soon is a bus used that is back. (`retry:` asks for longer
+#: ones, of browsers, which never lengthen them and know no jitter.)
+BACKOFF_S_MAX = 1.0
+#: The longest that a follower stays away because it was asked to.
+ASKED_S_MAX = 30.0
 #: The first wait between two attempts to send.
 SEND_BACKOFF_S = 0.25
 #: How long `send` goes on trying, by default.
@@ -64,7 +67,7 @@ class Bus(Wire):
         cursor: int | None = None
         failures = 0
         while True:
-            retry_s = RETRY_MS / 1000
+            retry_s, asked_s = RETRY_MS / 1000, 0.0
             try:
                 async with self.follow_once(
                     after=after, last_event_id=cursor, agents=agents, events=events, heartbeat_s=heartbeat_s, log=log
@@ -78,9 +81,9 @@ class Bus(Wire):
                         if frame.data is not None or (id_only and cursor != before):
                             yield frame
             except (errors.Unavailable, errors.TooManyRequests) as exc:
-                retry_s = max(retry_s, min(exc.retry_after_s or 0.0, BACKOFF_S_MAX))
+                asked_s = min(exc.retry_after_s or 0.0, ASKED_S_MAX)
             failures += 1
-            await asyncio.sleep(backoff_s(failures, retry_s))
+            await asyncio.sleep(max(backoff_s(failures, retry_s), asked_s))
 
     # ---- messages ---------------------------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ class Config:
         30.0, "A stream whose client reads nothing for so long is ended.", unit="s", least=0.1
     )
     tcp_user_timeout_ms: int = _setting(
-        8000, "Data that a client's machine does not confirm for so long ends its connection.", unit="ms", least=100
+        5000, "Data that a client's machine does not confirm for so long ends its connection.", unit="ms", least=100
     )
 
     send_buffer_bytes: int = _setting(

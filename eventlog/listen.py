@@ -3,6 +3,7 @@
 import os
 import socket
 
+from eventlog import tcp
 from eventlog.config import Config
 from eventlog.errors import ConfigError, Locked
 
@@ -21,9 +22,9 @@ def listening_socket(config: Config) -> socket.socket:
     sock = _from_systemd() or _own(config)
     # What is set on the listening socket, its connections inherit. A client's machine that is gone is noticed by what
     # it does not confirm; the server writes something every heartbeat.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, config.tcp_user_timeout_ms)
+    for option in tcp.options(config.tcp_user_timeout_ms):
+        sock.setsockopt(*option)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, config.send_buffer_bytes)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
-from eventlog import errors
+from eventlog import errors, tcp
 from eventlog.sse import RETRY_MS, Decoder, Frame
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 #: A stream that is silent for this many heartbeats is taken for dead.
 SILENT_HEARTBEATS = 2.5
+#: A connection that does not stand after so long, the look-up of its address included, is tried anew, seconds: the
+#: pauses between a kernel's own tries grow. A resolver needs 5 s to turn from a dead name server to the next one.
+CONNECT_S_MAX = 5.5
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
@@ -60,7 +63,7 @@ class Stream:
 
 
 class Wire:
-    """Requests to one bus, with one token. `timeout_s` bounds each wait for the connection, the answer, or more of it.
+    """Requests to one bus, with one token. `timeout_s` bounds each wait for the answer, or more of it.
 
     Proxy settings of the environment are not used: the token goes to `url` alone.
     Raises `ConfigError` if the address or the token cannot be one.
@@ -101,8 +104,14 @@ class Wire:
             if self._token is not None:
                 headers["Authorization"] = f"Bearer {self._token}"
             try:
+                # A proxy of the environment is not used where a transport is given.
                 self._http = httpx2.AsyncClient(
-                    base_url=self.url, headers=headers, timeout=self.timeout_s, trust_env=False, follow_redirects=False
+                    base_url=self.url,
+                    headers=headers,
+                    timeout=self.timeout_s,
+                    trust_env=False,
+                    follow_redirects=False,
+                    transport=httpx2.AsyncHTTPTransport(trust_env=False, socket_options=tcp.options()),
                 )
             except (httpx2.InvalidURL, ValueError) as exc:
                 raise errors.ConfigError(f"the bus's address {self.url!r} is not a URL: {exc}", field="url") from exc
@@ -169,7 +178,7 @@ class Wire:
         import httpx2
 
         client = self._client()
-        timeout = httpx2.Timeout(self.timeout_s, read=read_timeout_s)
+        timeout = httpx2.Timeout(self.timeout_s, connect=min(CONNECT_S_MAX, self.timeout_s), read=read_timeout_s)
         query = {name: value for name, value in (params or {}).items() if value is not None}
         request = client.build_request(method, path, params=query, headers=headers, content=body, timeout=timeout)
         try:

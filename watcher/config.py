@@ -48,12 +48,15 @@ class BusSettings:
         '"~/.config/bus-watcher/token"',
         shown="the systemd credential `token`, else `EVENTLOG_TOKEN_FILE`, else `EVENTLOG_TOKEN`",
     )
-    heartbeat: int = _setting(5, "Seconds between signs of life of the stream.", "5", least=1, most=60)
+    heartbeat: int = _setting(
+        3, "Seconds between signs of life of the stream; 2.5 times as long a silence ends it.", "3", least=1, most=60)
     timeout: float = _setting(10.0, "Seconds to wait for an answer.", "10", least=0.1, most=300)
     reconnect_min: float = _setting(
         0.2, "Seconds before the first new try to reach the bus.", "0.2", least=0.01, most=60
     )
-    reconnect_max: float = _setting(10.0, "Seconds between two tries at most.", "10", least=0.1, most=300)
+    reconnect_max: float = _setting(
+        1.0, "Seconds between two tries at most: so soon is a link used that is back.", "1", least=0.1, most=300
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from eventlog import errors, systemd
 from eventlog.client import Stream
 from eventlog.event import fold
 from eventlog.sse import Frame
-from watcher.agent import AgentLoop
+from watcher.agent import UNCONNECTED_ASK_S, AgentLoop
 from watcher.config import Config
 from watcher.link import Link
 from watcher.state import Cursor, State
@@ -83,6 +83,7 @@ class Watcher:
             for one in [*self._loops.values(), *leaving]:
                 group.create_task(one.run())
             group.create_task(self._follow())
+            group.create_task(self._ask_without_stream())
             group.create_task(self._sweep_tokens())
             group.create_task(_watchdog())
             systemd.notify("READY=1")
@@ -99,22 +100,21 @@ class Watcher:
         """Hold a stream to the bus, for good."""
         failures = 0
         while True:
-            first_s: float | None = None
             reason = "the bus ended the stream"
-            wait_s = 0.0
+            asked_s: float | None = None
             try:
                 async with self._opened() as stream:
-                    self._standing = False
                     async for frame in stream:
-                        failures, first_s = 0, stream.retry_s
+                        failures = 0
                         self._take(stream, frame)
             except errors.EventlogError as error:
-                reason, wait_s = error.detail, error.retry_after_s or 0.0
+                reason, asked_s = error.detail, error.retry_after_s
                 await self._link.refused(error)
                 if isinstance(error, errors.BadRequest):
                     self._cursor = None
+            self._standing = False
             failures += 1
-            delay_s = max(self._link.delay_s(failures, first_s), min(wait_s, self._config.bus.reconnect_max))
+            delay_s = self._link.delay_s(failures, asked_s)
             self.status.connected("connecting", reason)
             say = _log.warning if failures == 1 else _log.debug
             say("no stream; trying again", reason=reason, in_s=round(delay_s, 1))
@@ -166,6 +166,14 @@ class Watcher:
         one = self._loops.get(fold(agent)) if isinstance(agent, str) else None
         if one is not None:
             one.hint()
+
+    async def _ask_without_stream(self) -> None:
+        """While no stream stands, as where a proxy holds it back, nothing hints at messages: ask all the same (R20)."""
+        while True:
+            await asyncio.sleep(UNCONNECTED_ASK_S)
+            if not self._standing:
+                for one in self._loops.values():
+                    one.hint()
 
     async def _sweep_tokens(self) -> None:
         while True:

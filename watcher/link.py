@@ -10,6 +10,9 @@ from eventlog import errors
 from eventlog.client import Bus
 from watcher.config import Config
 
+#: The longest that a watcher stays away because it was asked to, seconds.
+ASKED_S_MAX = 10.0
+
 _log = structlog.get_logger()
 
 
@@ -44,14 +47,15 @@ class Link:
             self.bus = self._made()
             await old.aclose()
 
-    def delay_s(self, failures: int, first_s: float | None = None) -> float:
+    def delay_s(self, failures: int, asked_s: float | None = None) -> float:
         """How long to wait after so many failures in a row (from 1): doubling, bounded, with jitter.
 
-        `first_s` is where the doubling begins; by default the setting `reconnect_min`.
+        If the bus, or a proxy before it, asked to wait for `asked_s`, then so long, within reason.
         """
         bounds = self._config.bus
-        base_s = bounds.reconnect_min if first_s is None else first_s
-        return random.uniform(0.5, 1.0) * min(bounds.reconnect_max, base_s * 2.0 ** min(failures - 1, 20))
+        doubled_s = bounds.reconnect_min * 2.0 ** min(failures - 1, 20)
+        own_s = random.uniform(0.5, 1.0) * min(bounds.reconnect_max, doubled_s)
+        return max(own_s, min(asked_s or 0.0, ASKED_S_MAX))
 
 
 async def either(event: asyncio.Event, timeout_s: float) -> bool:
