@@ -4,6 +4,7 @@ There are two kinds of evidence that know nothing of each other: the log's event
 wrote of themselves (tests/wake_agent.py). Nothing here uses the project's own code.
 """
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -201,6 +202,24 @@ def _deadline(worked: tuple[datetime, Event], agent: _Agent) -> datetime:
 
 def _time(event: Event) -> datetime:
     return datetime.fromisoformat(event["time"])
+
+
+def follower_problems(seen: Sequence[int], events: Sequence[Event], *, after: int = 0, agent: str = "") -> list[str]:
+    """What is wrong with the ids of messages that a follower saw, against the log.
+
+    It began at the cursor `after`, and was shown the messages to `agent` alone, if one is named.
+    """
+    due = [
+        int(event["id"])
+        for event in events
+        if event["event"] == "message" and event["id"] > after and agent.lower() in ("", event["to_agent"].lower())
+    ]
+    times = Counter(seen)
+    problems = [f"a follower saw {number} {count} times" for number, count in times.items() if count > 1]
+    problems += [f"a follower did not see {number}" for number in due if not times[number]]
+    problems += [f"a follower saw {number}, which was not for it" for number in times.keys() - set(due)]
+    problems += [f"a follower saw {late} after {early}" for early, late in itertools.pairwise(seen) if late < early]
+    return problems
 
 
 def run_problems(events: Sequence[Event], runs: Sequence[Mapping[str, Any]], agents: Collection[str]) -> list[str]:

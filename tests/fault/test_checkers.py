@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkers import log_problems, run_problems
+from tests.checkers import follower_problems, log_problems, run_problems
 
 Events = list[dict[str, Any]]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -242,3 +242,30 @@ class TestTheRuns:
     def test_a_good_run_that_was_reported_as_failed(self) -> None:
         events = [{**e, "outcome": "failed"} if e.get("outcome") == "ok" else e for e in good_run()]
         assert "was reported failed" in "\n".join(run_problems(events, self.runs(), ["mel"]))
+
+
+class TestFollowers:
+    """What a follower saw, against the log."""
+
+    @pytest.mark.parametrize(
+        ("seen", "said"),
+        [
+            ([2, 3], []),
+            ([2], ["a follower did not see 3"]),
+            ([2, 3, 3], ["a follower saw 3 2 times"]),
+            ([3, 2], ["a follower saw 2 after 3"]),
+            ([1, 2, 3], ["a follower saw 1, which was not for it"]),
+        ],
+    )
+    def test_every_id_after_its_cursor_once_and_in_order(self, seen: list[int], said: list[str]) -> None:
+        events: Events = []
+        for _ in range(3):
+            message(events, 0)
+        assert follower_problems(seen, events, after=1) == said
+
+    def test_of_its_agent_alone(self) -> None:
+        events: Events = []
+        message(events, 0, to_agent="ann")
+        message(events, 0)
+        assert follower_problems([2], events, agent="mel") == []
+        assert follower_problems([1, 2], events, agent="mel") == ["a follower saw 1, which was not for it"]
