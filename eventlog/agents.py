@@ -89,7 +89,7 @@ class AgentState(msgspec.Struct, frozen=True):
     failed: int = 0
     failed_time: str = ""
     paused: bool = False
-    lease_max_s: float = 0
+    lease_max_s: float = 0.0
 
     @property
     def in_flight(self) -> Wake | None:

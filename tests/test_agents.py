@@ -252,3 +252,14 @@ def test_the_ids_whose_times_matter_are_those_that_the_state_names() -> None:
     assert log.state().clock_ids() == {wake}
     log.finish(wake, "ok")
     assert log.state().clock_ids() == {wake, len(log.events)}
+
+
+def test_a_state_that_was_read_again_is_written_as_before() -> None:
+    log = PureLog()
+    first, second = log.message(), log.message()
+    log.ack(first)
+    acked = log.state()
+    log.finish(start(log, first, second), "failed")
+    for state in (acked, log.state()):
+        written = msgspec.json.encode(state)
+        assert msgspec.json.encode(msgspec.json.decode(written, type=AgentState)) == written
