@@ -63,9 +63,10 @@ class Leases:
         self._engine = engine
         self._now = monotonic
         self._sweep_interval_s = sweep_interval_s
-        self._quiet_s = quiet_s if store.quiet else 0.0
+        self._quiet_s = quiet_s if store.quiet_kept_s is not None else 0.0
         self._asked_lease_s = 0.0
         self._clock = Clock(monotonic(), datetime.now(UTC))
+        self._quiet_since = self._clock.boot - (store.quiet_kept_s or 0.0)
         self._token_ends: dict[int, float] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -186,13 +187,11 @@ class Leases:
                 async with self._turn(name):
                     await self._settled(name, state.limits)
         self._token_ends = {i: end for i, end in self._token_ends.items() if end > now}
-        if self._store.quiet and now > self._clock.boot + self._longest_quiet_s():
-            await self._store.clear_quiet()
-
-    def _longest_quiet_s(self) -> float:
-        """How long the quiet time after a restore is for the agent that has the longest."""
-        leases = (state.lease_max_s for state in self._store.states().values())
-        return max(self._quiet_s, self._asked_lease_s, *leases, 0)
+        kept_s, noted_s = now - self._quiet_since, self._store.quiet_kept_s
+        # Never over for good: an agent that nobody asked for yet may have a lease that is longer than this.
+        known = (state.lease_max_s for state in self._store.states().values())
+        if noted_s is not None and kept_s > max(2 * noted_s, self._quiet_s, self._asked_lease_s, *known):
+            await self._store.note_quiet(kept_s)
 
     def _overdue(self, state: AgentState, now: float) -> bool:
         """Whether the sweep may have something to do for the agent; cheap, and right whenever it says no."""
@@ -227,7 +226,8 @@ class Leases:
     async def _decide(self, state: AgentState, limits: Limits) -> Decision:
         spans = () if state.in_flight else await self._store.spans(state, wall_now())
         paused = self._store.agent(EVERYONE).paused
-        return decide(state, spans, limits, self._now(), self._clock, paused=paused, quiet_s=self._quiet_s)
+        quiet = {"quiet_s": self._quiet_s, "quiet_since": self._quiet_since}
+        return decide(state, spans, limits, self._now(), self._clock, paused=paused, **quiet)
 
     async def _start(self, ask: Ask, state: AgentState, grant: Grant) -> bool:
         """Append the wake; False if the agent's state or the key moved meanwhile: decide again."""

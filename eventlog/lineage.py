@@ -52,7 +52,7 @@ def load(connection: sqlite3.Connection) -> tuple[Log, ...]:
 
 
 def get(connection: sqlite3.Connection, name: str) -> str | None:
-    """A note on this copy of the log: `marked` or `quiet`."""
+    """A note on this copy of the log: `marked`, or `quiet` with how long it kept quiet since its restore, seconds."""
     row = connection.execute(SQL["get_meta"], {"name": name}).fetchone()
     return str(row[0]) if row else None
 
@@ -84,7 +84,7 @@ def adopt(connection: sqlite3.Connection, now: float) -> None:
         connection.execute(SQL["put_log"], msgspec.structs.astuple(log))
         if marked:
             put(connection, "marked", None)
-            put(connection, "quiet", "1")
+            put(connection, "quiet", "0")
             _close_wakes(connection, log.first_new_id, hash_, utc_now(now))
         reached("bus.adopt.written")
         connection.execute("COMMIT")

@@ -42,7 +42,8 @@ class Store:
         self.writer = writer
         self._readers = readers
         self._lineage = opened.lineage
-        self._quiet = opened.quiet
+        #: How long this log has kept quiet since it was restored, as last noted, seconds; None if it never was.
+        self.quiet_kept_s = opened.quiet_kept_s
         self._agents = opened.agents
         self._states = {name: agent.state for name, agent in opened.agents.items()}
         self._states_view = MappingProxyType(self._states)
@@ -85,16 +86,11 @@ class Store:
         """The logs that this one descends from, oldest first, itself last."""
         return self._lineage
 
-    @property
-    def quiet(self) -> bool:
-        """Whether this log was restored and its quiet time has not been said to be over."""
-        return self._quiet
-
-    async def clear_quiet(self) -> None:
-        """Say that the quiet time is over; it stays so over restarts."""
-        await self.writer.run(lineage.put, "quiet", None)
-        reached("bus.quiet.cleared")
-        self._quiet = False
+    async def note_quiet(self, kept_s: float) -> None:
+        """Note that this log has kept quiet for so long; wakes that cannot run any longer need no quiet any more."""
+        await self.writer.run(lineage.put, "quiet", f"{kept_s:.3f}")
+        reached("bus.quiet.noted")
+        self.quiet_kept_s = kept_s
 
     def resolve_cursor(self, log_id: str | None, cursor: int) -> tuple[int, str | None]:
         """Where a reader with this cursor goes on, and why elsewhere (`other_log`, `past_head`, `skipped`) or None."""
@@ -229,7 +225,8 @@ class _Opened:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.lineage = lineage.load(connection)
-        self.quiet = lineage.get(connection, "quiet") is not None
+        quiet = lineage.get(connection, "quiet")
+        self.quiet_kept_s = None if quiet is None else float(quiet)
         self.agents = load_agents(connection)
         self.head = reads.head(connection) or (0, GENESIS)
 

@@ -184,11 +184,12 @@ def decide(
     *,
     paused: bool = False,
     quiet_s: float = 0,
+    quiet_since: float | None = None,
 ) -> Decision:
     """What is to be done for the agent now; the first rule that fits (DESIGN section 8, "Deciding").
 
-    `paused` says that all agents are; `quiet_s` is how long, since the start of this process, nothing may be granted
-    because this log was restored from a backup (0: it was not) [R16].
+    `paused` says that all agents are; `quiet_s` is how long nothing may be granted because this log was restored from a
+    backup (0: it was not) [R16], counted from `quiet_since` (None: this process's start).
     """
     wake = state.in_flight
     if wake is not None:
@@ -200,7 +201,8 @@ def decide(
     ready = [i for i, deadline in enumerate(deadlines) if deadline <= now]
     if not ready:
         return _nothing("ack_pending", min(deadlines) - now)
-    held = _held_back(state, limits, now, clock, paused=paused, quiet_s=quiet_s)
+    quiet_until = (clock.boot if quiet_since is None else quiet_since) + _quiet_s(state, limits, quiet_s)
+    held = _held_back(state, limits, now, clock, paused=paused, quiet_until=quiet_until)
     if held is not None:
         return held
     for i in ready:
@@ -211,17 +213,15 @@ def decide(
 
 
 def _held_back(
-    state: AgentState, limits: Limits, now: float, clock: Clock, *, paused: bool, quiet_s: float
+    state: AgentState, limits: Limits, now: float, clock: Clock, *, paused: bool, quiet_until: float
 ) -> Nothing | None:
     """Why nothing happens although a message is ready, if so."""
     if state.paused:
         return _nothing("paused", RETRY_AFTER_MAX_S)
     if paused:
         return _nothing("paused", ALL_PAUSED_RETRY_S)
-    if quiet_s:
-        left = clock.boot + max(quiet_s, state.lease_max_s, limits.lease_s) - now
-        if left > 0:
-            return _nothing("quiet", left)
+    if quiet_until > now:
+        return _nothing("quiet", quiet_until - now)
     if state.failures:
         left = clock.backoff_over(state) - now
         if left > 0:
@@ -231,6 +231,11 @@ def _held_back(
         if left > 0:
             return _nothing("min_interval", left)
     return None
+
+
+def _quiet_s(state: AgentState, limits: Limits, least_s: float) -> float:
+    """How long the agent's quiet time after a restore is: no shorter than any lease it may have, known or not."""
+    return max(least_s, state.lease_max_s, limits.lease_s) if least_s else 0.0
 
 
 def _grant(spans: Sequence[Span], ready: Sequence[int], limits: Limits) -> Grant:

@@ -192,7 +192,7 @@ class TestRestore:
         restore(tmp_path / "log" / database.FILE, tmp_path / "new")
         async with opened(tmp_path / "new") as (_, store):
             assert [log.log_id for log in store.lineage] == [first, store.log_id]
-            assert store.quiet
+            assert store.quiet_kept_s == 0
 
     async def test_not_under_a_bus_that_has_the_folder(self, tmp_path: Path) -> None:
         await copied(tmp_path / "log", tmp_path / "copy")

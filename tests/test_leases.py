@@ -241,14 +241,32 @@ async def test_after_a_restore_wakes_are_closed_and_nothing_is_granted_until_it_
         assert await restored.why("k2") == "quiet"
         restored.now += QUIET_S - 1
         await restored.leases.sweep()
-        assert restored.store.quiet
+        assert restored.store.quiet_kept_s == 0
         assert await restored.why("k2") == "quiet"
         restored.now += 1.5
         assert (await restored.granted("k2")).wake.id > 10**15
         await restored.leases.sweep()
-        assert not restored.store.quiet
+        assert restored.store.quiet_kept_s == QUIET_S + 0.5
     async with opened(tmp_path / "copy") as again:
         assert await again.why("k3") == "in_flight", "quiet only once"
+
+
+async def test_a_lease_longer_than_the_quiet_time_so_far_is_waited_for_after_a_restart_too(
+    bench: Bench, tmp_path: Path
+) -> None:
+    await bench.message()
+    (tmp_path / "copy").mkdir()
+    await backup(bench.store, tmp_path / "copy" / "eventlog.db")
+    async with opened(tmp_path / "copy") as restored:
+        restored.now += QUIET_S + 1
+        await restored.leases.sweep()
+    async with opened(tmp_path / "copy") as again:
+        long = Limits(timeout_s=3600)
+        assert await again.why("k1", limits=long) == "quiet"
+        again.now += long.lease_s - QUIET_S - 2
+        assert await again.why("k1", limits=long) == "quiet"
+        again.now += 2
+        await again.granted("k1", limits=long)
 
 
 async def test_quiet_counts_anew_when_the_bus_restarts_meanwhile(bench: Bench, tmp_path: Path) -> None:

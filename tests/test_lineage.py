@@ -78,7 +78,7 @@ class TestRestoredLogs:
     async def test_a_new_log_is_its_own_first(self, tmp_path: Path) -> None:
         async with opened(tmp_path) as (_, store):
             assert store.lineage == (Log(store.log_id),)
-            assert not store.quiet
+            assert store.quiet_kept_s is None
             assert store.resolve_cursor(None, 0) == (0, None)
 
     async def test_a_copy_takes_another_identity_once(self, tmp_path: Path) -> None:
@@ -93,10 +93,10 @@ class TestRestoredLogs:
             assert store.lineage == (Log(first), Log(own.log_id, 2, 2 + ID_GAP))
         async with opened(tmp_path / "b") as (_, store):
             assert store.log_id == own.log_id
-            assert store.quiet, "until the bus says that the quiet time is over"
-            await store.clear_quiet()
+            assert store.quiet_kept_s == 0
+            await store.note_quiet(600.5)
         async with opened(tmp_path / "b") as (_, store):
-            assert not store.quiet
+            assert store.quiet_kept_s == 600.5
 
     async def test_two_served_copies_are_two_logs(self, tmp_path: Path) -> None:
         async with opened(tmp_path / "a") as (_, store):

@@ -67,10 +67,11 @@ class Bus:
         self.ledger = Ledger(AGENT)
         self.true_now = 0.0
         self._quiet_s = quiet_s
-        #: Kept in the database: this log was restored and its quiet time is not over.
-        self.quiet = False
-        #: Known to this process: how long it keeps quiet, and the longest lease that it was asked for meanwhile.
+        #: Kept in the database: how long it was quiet since the restore, as last noted; None without a restore.
+        self.quiet_kept_s: float | None = None
+        #: Known to this process: the least quiet time and its beginning, and the longest lease that was asked for.
         self._keeps_quiet_s = 0.0
+        self._quiet_since = 0.0
         self._asked_lease_s = 0.0
         self._told = 0
         self._numbers: dict[int, int] = {}
@@ -169,13 +170,15 @@ class Bus:
     def sweep(self) -> None:
         """What eventlog.leases.Leases.sweep does: close what ran out, bury what is dead, grant nothing."""
         self._settled(self.state.limits)
-        longest_s = max(self._keeps_quiet_s, self.state.lease_max_s, self._asked_lease_s)
-        if self.quiet and self.log.now > self.log.clock.boot + longest_s:
-            self.quiet = False
+        if self.quiet_kept_s is not None:
+            longest_s = max(2 * self.quiet_kept_s, self._keeps_quiet_s, self.state.lease_max_s, self._asked_lease_s)
+            kept_s = self.log.now - self._quiet_since
+            self.quiet_kept_s = kept_s if kept_s > longest_s else self.quiet_kept_s
 
     def _settled(self, limits: Limits) -> Grant | Nothing:
         for _ in range(DECISIONS_MAX):
-            decision = self.log.decide(limits, AGENT, quiet_s=self._keeps_quiet_s)
+            quiet = {"quiet_s": self._keeps_quiet_s, "quiet_since": self._quiet_since}
+            decision = self.log.decide(limits, AGENT, **quiet)
             if isinstance(decision, RanOut):
                 self.log.finish(decision.wake.id, "interrupted", by="bus", agent=AGENT)
             elif isinstance(decision, Dead):
@@ -210,7 +213,9 @@ class Bus:
     def restart(self) -> None:
         """The process dies and another one begins."""
         self.log.restart()
-        self._keeps_quiet_s = self._quiet_s if self.quiet and "R16" not in self.without else 0
+        restored = self.quiet_kept_s is not None and "R16" not in self.without
+        self._keeps_quiet_s = self._quiet_s if restored else 0
+        self._quiet_since = self.log.clock.boot - (self.quiet_kept_s or 0)
         self._asked_lease_s = 0
 
     @property
@@ -233,7 +238,7 @@ class Bus:
         self.log.left_out = kept.left_out if "R21a" in self.without else ids + ID_GAP - len(kept.events)
         self.ledger, self._numbers = copy.deepcopy(kept.ledger), dict(kept.numbers)
         self._told = len(self.log.events)
-        self.quiet = True
+        self.quiet_kept_s = 0
         self.restart()
         wake = self.state.in_flight
         if wake is not None and "R16a" not in self.without:

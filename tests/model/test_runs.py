@@ -239,3 +239,11 @@ def test_a_start_that_an_earlier_shim_stored_is_never_made_again() -> None:
     run = f"""
         {A_RUNS} | A shim is killed | A starts the shim | A shim takes the lock | A command starts"""
     goes_wrong_without("started", STARTED_TWICE, run)
+
+
+def test_r16_the_quiet_time_is_over_only_for_leases_that_are_no_longer_than_it_was() -> None:
+    run = f"""
+        message | backup taken | A asks | bus answers A -> wake 1 | {A_READY}
+        | bus restored from the backup; watchers reconnect | tick | A command starts | tick | bus sweeps
+        | bus crashes, restarts; watchers reconnect | B asks | bus answers B -> wake 1 | {B_READY} | B command starts"""
+    goes_wrong_without("R16", TWO_AT_ONCE, run)
