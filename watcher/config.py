@@ -18,6 +18,8 @@ from watcher.toml_lines import Lines
 DEFAULT_URL: Final = "http://127.0.0.1:8091"
 #: Where an OpenClaw gateway listens if nobody said otherwise.
 OPENCLAW_URL: Final = "http://127.0.0.1:18789"
+#: Where its hooks token is looked for if nobody said otherwise.
+OPENCLAW_HOOKS_FILE: Final = "~/.config/bus-watcher/hooks-token"
 #: Seconds between two wakes of an OpenClaw agent, unless set: it holds back more than 5 starts a minute.
 OPENCLAW_MIN_INTERVAL_S: Final = 15.0
 #: Wakers that are part of this program; others come from the entry point group `bus_watcher.wakers`.
@@ -49,7 +51,8 @@ class BusSettings:
         shown="the systemd credential `token`, else `EVENTLOG_TOKEN_FILE`, else `EVENTLOG_TOKEN`",
     )
     heartbeat: int = _setting(
-        3, "Seconds between signs of life of the stream; 2.5 times as long a silence ends it.", "3", least=1, most=60)
+        3, "Seconds between signs of life of the stream; 2.5 times as long a silence ends it.", "3", least=1, most=60
+    )
     timeout: float = _setting(10.0, "Seconds to wait for an answer.", "10", least=0.1, most=300)
     reconnect_min: float = _setting(
         0.2, "Seconds before the first new try to reach the bus.", "0.2", least=0.01, most=60
@@ -101,7 +104,10 @@ class AgentSettings:
         shown="none; `openclaw`: `http://127.0.0.1:18789`",
     )
     token_file: str = _setting(
-        "", "A file with the token that the webhook or the gateway wants.", '"~/.config/bus-watcher/hooks-token"'
+        "",
+        "A file with the token that the webhook or the gateway wants.",
+        '"~/.config/bus-watcher/hooks-token"',
+        shown="none; `openclaw`: `~/.config/bus-watcher/hooks-token`",
     )
     secret_file: str = _setting(
         "", "A file with the secret (`whsec_…`) that signs a webhook.", '"~/.config/bus-watcher/webhook-secret"'
@@ -227,7 +233,8 @@ class _Checker:
         settings = {**defaults, **own}
         waker = settings.get("waker", "command")
         if waker == "openclaw":
-            settings = {"url": OPENCLAW_URL, "min_interval": OPENCLAW_MIN_INTERVAL_S, **settings}
+            own_way = {"url": OPENCLAW_URL, "min_interval": OPENCLAW_MIN_INTERVAL_S, "token_file": OPENCLAW_HOOKS_FILE}
+            settings = {**own_way, **settings}
         named = {*settings, *self.section(at)}
         if waker == "command" and "command" not in named:
             self.wrong(at, f"agent {name!r} has no command", 'add one, as in command = ["wake-mel"]')
@@ -239,9 +246,6 @@ class _Checker:
             self.wrong(
                 (*at, "url"), f"url is {settings['url']!r}", 'write it with its scheme, as in "http://127.0.0.1:9000/"'
             )
-        if waker == "openclaw" and "token_file" not in named:
-            mend = 'add the file of the hooks token, as in token_file = "~/.config/bus-watcher/hooks-token"'
-            self.wrong(at, f"agent {name!r} has no token_file", mend)
         if waker not in BUILT_IN_WAKERS and waker not in _installed_wakers():
             choices = [*BUILT_IN_WAKERS, *_installed_wakers()]
             where = (*at, "waker") if "waker" in own else ("defaults", "waker")

@@ -77,7 +77,6 @@ def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
         ('command = ["wake-mel"]', "", 7, "agent 'mel' has no command; add one"),
         ('waker = "openclaw"', 'waker = "openclow"', 11, "there is no waker 'openclow'; did you mean 'openclaw'?"),
         ('waker = "openclaw"', 'waker = "webhook"', 10, "agent 'tony' has no url"),
-        ('token_file = "~/hooks-token"\n', "", 10, "agent 'tony' has no token_file"),
         ("[agents.mel]", "[agents.admin]", 7, "'admin' cannot be the name of an agent"),
         ("[agents.mel]", '[agents."mel b"]', 7, "'mel b' cannot be the name of an agent"),
         ("[agents.tony]", "[agents.MEL]", 10, "agent 'MEL' is named twice"),
