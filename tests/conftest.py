@@ -56,8 +56,8 @@ def watch(scene: Scene, tmp_path: Path) -> Iterator[Watch]:
     """Makes watchers of the scene's bus; they end, with their wakes, when the test does."""
     made: list[WatcherProcess] = []
 
-    def make(agents: str, name: str = "minipc-1") -> WatcherProcess:
-        made.append(WatcherProcess(tmp_path / name, scene.bus.url, scene.watcher_token, agents, name=name))
+    def make(agents: str, name: str = "minipc-1", url: str = "") -> WatcherProcess:
+        made.append(WatcherProcess(tmp_path / name, url or scene.bus.url, scene.watcher_token, agents, name=name))
         return made[-1]
 
     yield make

@@ -10,23 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.forgetful import Forgetful
 from tests.scene import CommandLines, Scene, Watch
-from tests.support import ROOT, WAKE_AGENT, clean_environment
+from tests.support import ROOT, WAKE_AGENT, clean_environment, until
 
 pytestmark = pytest.mark.e2e
 
 
 @contextmanager
-def in_shell(scene: Scene, home: Path, *options: str) -> Iterator[None]:
+def in_shell(scene: Scene, home: Path, *options: str, url: str = "") -> Iterator[None]:
     """The shell's watcher of mel, and all that it started, until the block ends."""
     for program in ("bash", "curl", "jq"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
     home.mkdir()
     token = scene.admin.create_token(home.name, "watcher", "mel").token
+    env = {"EVENTLOG_URL": url or scene.bus.url, "EVENTLOG_TOKEN": token, "TMPDIR": str(home)}
     with (home / "log").open("w") as log, subprocess.Popen(
         ["bash", str(ROOT / "examples" / "watcher.sh"), "mel", *WAKE_AGENT, str(scene.folder), *options],
-        env=clean_environment(home, {"EVENTLOG_URL": scene.bus.url, "EVENTLOG_TOKEN": token, "TMPDIR": str(home)}),
+        env=clean_environment(home, env),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -48,6 +50,16 @@ def test_under_load_with_the_bus_killed_now_and_then(scene: Scene, tmp_path: Pat
         sent.append(scene.boss.send("mel", "last"))
         events = scene.judge(accepted=sent, deadline_s=60)
     assert {event["outcome"] for event in events if event["event"] == "wake.finished"} == {"ok"}
+
+
+def test_an_answer_to_an_ask_and_one_to_a_report_are_lost(scene: Scene, tmp_path: Path) -> None:
+    losses = [b"POST /api/wakes ", b"PATCH /api/wakes/"]
+    with Forgetful(scene.bus.port, losses) as relay, in_shell(scene, tmp_path / "shell", url=relay.url):
+        scene.boss.send("mel")
+        until(lambda: len(relay.lost) == 2)
+        scene.boss.send("mel")
+        events = scene.judge()
+    assert [event["attempt"] for event in events if event["event"] == "wake.started"] == [1, 1]
 
 
 def test_beside_the_real_watcher_of_the_same_agent(scene: Scene, watch: Watch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.forgetful import Forgetful
 from tests.scene import Scene, Watch
 from tests.support import until
 
@@ -118,6 +119,14 @@ class TestOneWatcher:
         assert scene.events("wake.finished") == []
         watcher.start()
         assert [e["outcome"] for e in scene.judge() if e["event"] == "wake.finished"] == ["ok"]
+
+    def test_an_answer_to_an_ask_and_one_to_a_report_are_lost(self, scene: Scene, watch: Watch) -> None:
+        with Forgetful(scene.bus.port, [b"POST /api/wakes ", b"PATCH /api/wakes/"]) as relay:
+            sent = scene.boss.send("mel")
+            watch(scene.agent(), url=relay.url).start()
+            until(lambda: len(relay.lost) == 2)
+            assert kinds_of(scene.judge(), sent) == ["message", "wake.started", "ack", "wake.finished"]
+            until(lambda: '"event": "reported"' in (scene.folder.parent / "minipc-1" / "watcher.log").read_text())
 
 
 class TestTwoWatchersOfOneAgent:

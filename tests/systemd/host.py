@@ -133,7 +133,9 @@ class Host:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
         )
         called = Called(done.returncode, done.stdout, done.stderr)
-        assert not check or called.code == 0, f"{script}: {called}"
+        if check and called.code:
+            journal = self.run("journalctl --no-pager -o cat -n 40", check=False).out
+            raise AssertionError(f"{script}: {called}\n{journal}")
         return called
 
     def connect(self, port: int) -> socket.socket:
