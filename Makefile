@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check fmt bench soak clean
+.PHONY: help run demo test check fmt bench soak crashes clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,10 @@ fmt: $(STAMP) ## format, and mend what lint can mend
 bench: $(STAMP) ## measure appends beside bare SQLite on this machine
 	@$(PY) benchmarks/appends.py
 
-soak: $(STAMP) ## the crash tests, with many more rounds
+soak: $(STAMP) ## ten minutes of a fleet while everything fails at random; SEED=N makes the same faults again (root)
+	@$(PY) -m tests.soak.fleet $(if $(SEED),--seed $(SEED))
+
+crashes: $(STAMP) ## the tests that kill processes, fail disks and cut networks, with many more rounds
 	EVENTLOG_SOAK=1 $(PY) -m pytest -m fault --timeout 3600 $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and builds; the logs in var/ stay

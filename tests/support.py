@@ -21,7 +21,7 @@ from eventlog import cli
 ROOT = Path(__file__).parent.parent
 #: How long a process may take to become ready or to end, on a busy machine.
 DEADLINE_S = 30.0
-#: Whether the crash tests make all their rounds (`make soak`), instead of as many as are quick.
+#: Whether the crash tests make all their rounds (`make crashes`), instead of as many as are quick.
 SOAK = os.environ.get("EVENTLOG_SOAK") == "1"
 #: What a wake command of the tests begins with; its folder follows.
 WAKE_AGENT = [sys.executable, "-I", "-S", str(ROOT / "tests" / "wake_agent.py")]

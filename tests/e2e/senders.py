@@ -14,13 +14,21 @@ AGAIN_S = 0.02
 class Sender(threading.Thread):
     """Makes `count` requests as the agent `name`, one after the other, each with its own key and until it is accepted.
 
-    A request has one message to `to_agent`, or an array of `batch` of them. `accepted` holds the ids that were told for
-    each key, `answers` how often each status was, `replayed` the keys of which a repeat was told. `refused` is an
-    answer that no retry mends; the thread ends at the first.
+    A request has one message to `to_agent`, or an array of `batch` of them; one is due every `pace_s`. `accepted` holds
+    the ids that were told for each key, `answers` how often each status was, `replayed` the keys of which a repeat was
+    told. `refused` is an answer that no retry mends; the thread ends at the first.
     """
 
     def __init__(
-        self, url: str, token: str, *, name: str, to_agent: str = "mel", count: int = 10**9, batch: int = 1
+        self,
+        url: str,
+        token: str,
+        *,
+        name: str,
+        to_agent: str = "mel",
+        count: int = 10**9,
+        batch: int = 1,
+        pace_s: float = 0.0,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.accepted: dict[str, list[int]] = {}
@@ -32,6 +40,7 @@ class Sender(threading.Thread):
         self._to_agent = to_agent
         self._count = count
         self._batch = batch
+        self._pace_s = pace_s
         self._stopped = threading.Event()
         self._connection: http.client.HTTPConnection | None = None
 
@@ -57,7 +66,10 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """The thread."""
         sent = 0
-        while sent < self._count and self.refused is None and not self._stopped.is_set():
+        began = time.monotonic()
+        while sent < self._count and self.refused is None:
+            if self._stopped.wait(max(0.0, began + sent * self._pace_s - time.monotonic())):
+                break
             self._send(f"{self.name}-{sent}", {"n": sent})
             sent += 1
         self._hang_up()
