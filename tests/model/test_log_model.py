@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
@@ -46,6 +47,7 @@ Post = tuple[str, int, int | None, int]
 
 agents = st.sampled_from(AGENTS)
 keys = st.sampled_from([f"k{n}" for n in range(8)])
+STEPS_S = st.sampled_from([5.0, 30.0, 130.0, 700.0])
 #: Messages of one request: to whom, with which payload, in how many seconds it expires, in which thread (by place).
 posts: st.SearchStrategy[Post] = st.tuples(
     agents, st.integers(0, 3), st.sampled_from([None, None, 30, 1000]), st.integers(0, 5)
@@ -180,13 +182,34 @@ class LogModel(RuleBasedStateMachine):
             said = error.code
         assert said == self.log.told(row.id, report)
 
+    @rule(
+        agent=agents,
+        limits=st.sampled_from(LIMITS),
+        turns=st.lists(st.tuples(st.sampled_from(OUTCOMES), STEPS_S), min_size=1, max_size=3),
+        posted=st.lists(posts, max_size=2),
+        acks=st.booleans(),
+    )
+    def some_turns(
+        self, agent: str, limits: Limits, turns: list[tuple[str, float]], posted: list[Post], acks: bool
+    ) -> None:
+        """Mail and wakes to their end at once, so that runs get further."""
+        if posted:
+            self.send("tony", [(agent, *post[1:]) for post in posted], None)
+        for outcome, then_s in turns:
+            self.ask(agent, f"t{len(self.log.events)}", limits)
+            self.report(0, outcome, right=1)
+            self.time_goes_on(then_s)
+            self.sweep()
+        if acks:
+            self.ack(agent, 1, stale=False)
+
     @rule()
     def sweep(self) -> None:
         order = list(self.store.states())
         self.run(self.leases.sweep())
         self.log.sweep(order)
 
-    @rule(seconds=st.sampled_from([5.0, 30.0, 130.0, 700.0]))
+    @rule(seconds=STEPS_S)
     def time_goes_on(self, seconds: float) -> None:
         self.log.now += seconds
         VirtualTime.moment = self.log.wall()
@@ -249,9 +272,11 @@ class LogModel(RuleBasedStateMachine):
         assert [await store.wake_by_key(row.key) for row in rows] == rows
         assert await store.dead(range(1, len(events) + 1)) == set(log.dead())
 
-    @rule(agent=agents, after=st.integers(0, 40), limit=st.integers(1, 20))
-    def an_agent_reads(self, agent: str, after: int, limit: int) -> None:
-        self.run(self._an_agent_reads(agent, min(after, len(self.log.events)), limit))
+    @rule(after=st.integers(0, 20), limit=st.integers(1, 20))
+    def every_agent_reads(self, after: int, limit: int) -> None:
+        for agent in AGENTS:
+            self.run(self._an_agent_reads(agent, after, limit))
+            self.run(self._an_agent_reads(agent, self.log.state(agent).cursor, limit))
 
     async def _an_agent_reads(self, agent: str, after: int, limit: int) -> None:
         store, log, wall = self.store, self.log, self.log.wall_text()
@@ -266,11 +291,10 @@ class LogModel(RuleBasedStateMachine):
         mine = [row.id for row in log.wake_rows() if row.agent == agent]
         assert [row.id for row in await store.wakes_of(agent, limit)] == mine[::-1][:limit]
 
-    @rule(back=st.integers(0, 10))
-    def a_message_is_looked_up(self, back: int) -> None:
-        sent = self.log.select(lambda event: event.event == "message")
-        if len(sent) > back:
-            self.run(self._look_up(sent[-1 - back]))
+    @rule()
+    def messages_are_looked_up(self) -> None:
+        for id_ in self.log.select(lambda event: event.event == "message")[-10:]:
+            self.run(self._look_up(id_))
 
     async def _look_up(self, id_: int) -> None:
         store, log = self.store, self.log
@@ -317,9 +341,9 @@ class LogModel(RuleBasedStateMachine):
             shutil.rmtree(self.home)
 
 
-TestLogModel = LogModel.TestCase
+TestLogModel = pytest.mark.timeout(3600 if SOAK else 120)(LogModel.TestCase)
 TestLogModel.settings = settings(
-    max_examples=1000 if SOAK else 40,
+    max_examples=1000 if SOAK else 50,
     stateful_step_count=100 if SOAK else 40,
     deadline=None,
     print_blob=True,

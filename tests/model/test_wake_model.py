@@ -17,6 +17,8 @@ from tests.model.harms import Harm
 from tests.model.world import FAIR_COMMANDS, LIMITS, TICK_S, World
 from tests.support import SOAK
 
+#: Hypothesis's own deadlines are off; a search that hangs fails by this one.
+pytestmark = pytest.mark.timeout(3600 if SOAK else 120)
 #: How many runs there are, and how many steps each has before its fair end.
 SEARCH = settings(
     max_examples=4000 if SOAK else 120,
