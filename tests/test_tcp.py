@@ -7,8 +7,8 @@ from eventlog import tcp
 
 def test_connections_inherit_all_of_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        for option in tcp.options(4321):
-            listening.setsockopt(*option)
+        for told in tcp.options(4321):
+            listening.setsockopt(*told)
         with socket.create_connection(listening.getsockname()):
             connection, _ = listening.accept()
             with connection:
