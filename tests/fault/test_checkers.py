@@ -269,3 +269,20 @@ class TestFollowers:
         message(events, 0)
         assert follower_problems([2], events, agent="mel") == []
         assert follower_problems([1, 2], events, agent="mel") == ["a follower saw 1, which was not for it"]
+
+
+@pytest.mark.parametrize(("ran_s", "problems"), [(19.9, 0), (1.0, 1)])
+def test_a_command_may_be_cut_between_its_last_word_and_its_exit_when_its_time_is_up(
+    ran_s: float, problems: int
+) -> None:
+    events: Events = []
+    number = message(events, 0)
+    woken = wake(events, 1, 0, number, timeout_s=20)
+    ended(events, 21, woken, "timeout")
+    said = {"agent": "mel", "wake": woken}
+    runs = [
+        {"did": "start", "at": 5.0, "alone": True, **said},
+        {"did": "read", "at": 6.0, "ids": [number], **said},
+        {"did": "end", "at": 5.0 + ran_s, **said},
+    ]
+    assert len(run_problems(events, runs, ["mel"])) == problems
