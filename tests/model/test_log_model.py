@@ -72,8 +72,7 @@ class LogModel(RuleBasedStateMachine):
         self.log = LogInMemory()
         self.runner = asyncio.Runner()
         self.home = Path(tempfile.mkdtemp())
-        self.opens = 0
-        self.folder = self.home / "0"
+        self.folder = self.home / "first"
         VirtualTime.moment = self.log.wall()
         self.patched = mock.patch.object(leases, "datetime", VirtualTime)
         self.patched.start()
@@ -233,9 +232,7 @@ class LogModel(RuleBasedStateMachine):
         self.run(self._append_all(requests))
         after = wal.stat().st_size
         cut = data.draw(st.integers(min(before, after), after), label="bytes kept")
-        self.opens += 1
-        kept = self.home / str(self.opens)
-        kept.mkdir()
+        kept = Path(tempfile.mkdtemp(dir=self.home))
         shutil.copyfile(self.folder / database.FILE, kept / database.FILE)
         (kept / wal.name).write_bytes(wal.read_bytes()[:cut])
         self.run(self.stack.aclose())
@@ -341,9 +338,9 @@ class LogModel(RuleBasedStateMachine):
             shutil.rmtree(self.home)
 
 
-TestLogModel = pytest.mark.timeout(3600 if SOAK else 120)(LogModel.TestCase)
+TestLogModel = pytest.mark.timeout(3600 if SOAK else 300)(LogModel.TestCase)
 TestLogModel.settings = settings(
-    max_examples=1000 if SOAK else 50,
+    max_examples=1000 if SOAK else 40,
     stateful_step_count=100 if SOAK else 40,
     deadline=None,
     print_blob=True,

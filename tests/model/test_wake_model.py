@@ -18,10 +18,10 @@ from tests.model.world import FAIR_COMMANDS, LIMITS, TICK_S, World
 from tests.support import SOAK
 
 #: Hypothesis's own deadlines are off; a search that hangs fails by this one.
-pytestmark = pytest.mark.timeout(3600 if SOAK else 120)
+pytestmark = pytest.mark.timeout(3600 if SOAK else 300)
 #: How many runs there are, and how many steps each has before its fair end.
 SEARCH = settings(
-    max_examples=4000 if SOAK else 120,
+    max_examples=4000 if SOAK else 300,
     stateful_step_count=100 if SOAK else 60,
     deadline=None,
     print_blob=True,
