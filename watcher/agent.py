@@ -125,7 +125,12 @@ class AgentLoop:
         reached("watcher.ask.answered")
         if answer.wake is None:
             return await self._nothing(folder, answer)
-        await asyncio.to_thread(self._store, folder, answer.wake, settings, sent - answer.age_s + settings.start_within)
+        latest_start = sent - answer.age_s + settings.start_within
+        try:
+            await asyncio.to_thread(self._store, folder, answer.wake, settings, latest_start)
+        except OSError as error:
+            await self._give_back(folder, answer.wake, error)
+            raise
         self._log.info("granted", wake=answer.wake.id, attempt=answer.wake.attempt, through=answer.wake.through)
         self._closed = 0
         ahead = asyncio.ensure_future(self._make_key_ahead())
@@ -153,10 +158,18 @@ class AgentLoop:
         )
         folder.store_grant(stored)
 
+    async def _give_back(self, folder: KeyFolder, wake: Granted, error: OSError) -> None:
+        """A wake that no folder tells of is none: a full disk must not use up the message's attempts."""
+        if folder.granted:  # it was only not flushed
+            return
+        outcome = {"outcome": "not_started", "detail": f"the watcher could not store the wake: {error.strerror}"}
+        await self._report({"id": wake.id, "key": wake.key}, outcome)
+        await asyncio.to_thread(folder.remove)
+
     async def _make_key_ahead(self) -> None:
         try:
             await asyncio.to_thread(self._state.unused_key, fold(self.name))
-        except OSError as error:
+        except (errors.Locked, OSError) as error:
             self._log.warning("no key could be made ahead; the next ask tries again", reason=str(error))
 
     async def _carry_out(self, folder: KeyFolder) -> None:
@@ -174,11 +187,18 @@ class AgentLoop:
             await asyncio.to_thread(folder.remove)
         except Broken as error:
             await apart(folder.wait_unlocked)
-            kept = await asyncio.to_thread(self._state.set_aside, folder)
-            self._log.error("a wake's folder was set aside; its lease must run out", reason=str(error), at=str(kept))
+            await self._set_aside(folder, error)
         finally:
             self._at.wake = None
             self._status.changed()
+
+    async def _set_aside(self, folder: KeyFolder, error: Broken) -> None:
+        try:
+            kept = await asyncio.to_thread(self._state.set_aside, folder)
+        except FileNotFoundError:
+            self._log.error("a wake's folder is gone; its lease must run out", reason=str(error))
+        else:
+            self._log.error("a wake's folder was set aside; its lease must run out", reason=str(error), at=str(kept))
 
     async def _outcome(self, folder: KeyFolder) -> dict[str, Any]:
         """The outcome, which only a shim decides; one is started as often as needed (R3). Raises Broken."""

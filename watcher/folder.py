@@ -38,6 +38,7 @@ class KeyFolder:
         """The stored grant. Raises Broken, also if there is no lock, without which no shim works."""
         if not (self.path / "lock").exists():
             raise Broken(f"{self.path} has no lock")
+        self.machine()  # without which no shim works either
         return self._read("grant", "wake", "latest_start", "argv", "cwd", "env", "request")
 
     def outcome(self) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,26 +55,45 @@ class State:
         self.machine = machine or this_machine()
         self.node = ""
         self._lock: int | None = None
+        self._making = threading.Lock()
 
     def __enter__(self) -> Self:
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.path.chmod(0o700)
-            for name in ("tokens", "agents", "broken"):
-                (self.path / name).mkdir(exist_ok=True, mode=0o700)
-            self._take_lock()
-            reached("watcher.state.made")
-            self.node = self._read_node() or self._new_node()
-            fsync_folder(str(self.path))
-            reached("watcher.state.flushed")
-            with contextlib.suppress(PermissionError):  # what is above need not be ours
-                fsync_folder(str(self.path.parent))
-            reached("watcher.state.durable")
+            self._make()
         except OSError as error:
             raise ConfigError(f"cannot use the state folder {self.path}: {error}; choose one that is yours") from error
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def _make(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.chmod(0o700)
+        for name in ("tokens", "agents", "broken"):
+            (self.path / name).mkdir(exist_ok=True, mode=0o700)
+        self._take_lock()
+        reached("watcher.state.made")
+        self.node = self._read_node() or self._new_node()
+        fsync_folder(str(self.path))
+        reached("watcher.state.flushed")
+        with contextlib.suppress(PermissionError):  # what is above need not be ours
+            fsync_folder(str(self.path.parent))
+        reached("watcher.state.durable")
+
+    def _make_again_if_gone(self) -> None:
+        """A folder that is deleted under a running watcher costs what was in it, but no agent its wakes.
+
+        Raises OSError, and Locked if another watcher made a folder there meanwhile.
+        """
+        with self._making:
+            with contextlib.suppress(FileNotFoundError):
+                if self._lock is not None and os.path.samestat(os.stat(self.path / "run.lock"), os.fstat(self._lock)):
+                    return
+            self._release()
+            self._make()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -166,7 +186,8 @@ class State:
         return sorted(whole, key=lambda folder: _modified(folder.path / "key"))
 
     def unused_key(self, agent: str) -> KeyFolder:
-        """The agent's key that was not granted yet; it is made, durably, if there is none. Raises OSError."""
+        """The agent's key that was not granted yet; it is made, durably, if there is none. Raises OSError, Locked."""
+        self._make_again_if_gone()
         for folder in self.folders(agent):
             if not folder.granted:
                 return folder
@@ -174,13 +195,25 @@ class State:
 
     def _new_key(self, agent: str) -> KeyFolder:
         home = self.path / "agents" / agent
+        key = secrets.token_hex(16)
+        scratch = home / f".new-{key}"
+        try:
+            self._store_key(home, scratch, key)
+        except OSError:
+            # What may not be durable must not be asked with, and a full disk must not fill up with halves of folders.
+            for half in (scratch, home / key):
+                shutil.rmtree(half, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                home.rmdir()
+            raise
+        return KeyFolder(home / key, agent)
+
+    def _store_key(self, home: Path, scratch: Path, key: str) -> None:
         if not home.exists():
             home.mkdir(mode=0o700)
             reached("watcher.home.made")
             fsync_folder(str(home.parent))
             reached("watcher.home.durable")
-        key = secrets.token_hex(16)
-        scratch = home / f".new-{key}"
         scratch.mkdir(mode=0o700)
         reached("watcher.key.begun")
         (scratch / "lock").touch(0o600)
@@ -190,7 +223,6 @@ class State:
         reached("watcher.key.named")
         fsync_folder(str(home))
         reached("watcher.key.made")
-        return KeyFolder(home / key, agent)
 
     def set_aside(self, folder: KeyFolder) -> Path:
         """Put away a folder that cannot be used, for a person to look at. BlockingIOError: a shim uses it."""

@@ -9,6 +9,7 @@ a disk holds when the power goes.
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ AROUND_MIB: Final = 8
 #: ioctls of every Linux file system: FIFREEZE, FITHAW.
 FREEZE: Final = 0xC0045877
 THAW: Final = 0xC0045878
+#: How often a disk that is still in use is tried to be taken away, a twentieth of a second apart.
+UMOUNT_TRIES: Final = 60
 _CHUNK: Final = 1 << 20
 
 
@@ -41,7 +44,7 @@ class Disk:
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
-            undo.enter_context(_mounted("-t", "tmpfs", "-o", "size=4g", "tmpfs", at=self._ram))
+            undo.enter_context(memory_disk(self._ram, "4g"))
             outer = formatted(self._ram / "around.img", DISK_MIB + AROUND_MIB, "-O", "^has_journal", "-m", "0")
             undo.enter_context(mounted(outer, self._around))
             inner = formatted(self._around / "disk.img", DISK_MIB, "-J", "size=4")
@@ -51,6 +54,16 @@ class Disk:
 
     def __exit__(self, *exc: object) -> None:
         self._mounts.close()
+
+    def restore(self, image: Path) -> None:
+        """Put an image in the disk's place, at the same path, as the next boot finds it. Nobody uses the disk."""
+        _call("umount", "--lazy", str(self.path))
+        fresh = self._around / "disk.new"
+        _copy_sparse(image, fresh)
+        image.unlink()
+        # What the kernel still has open of the old one is a file without a name from here on.
+        fresh.rename(self._around / "disk.img")
+        mounted(self._around / "disk.img", self.path).__enter__()
 
     def cut(self) -> Path:
         """The image of the disk as it would be found if the power went now; the disk itself goes on."""
@@ -86,12 +99,33 @@ class _Mount:
         return self._at
 
     def __exit__(self, *exc: object) -> None:
-        # Lazily: a process that was killed may be on its way out.
-        _call("umount", "--lazy", str(self._at))
+        # A process that was killed may be on its way out; one that is held up for longer must not hold up the test.
+        for left in reversed(range(UMOUNT_TRIES)):
+            try:
+                _call("umount", *([] if left else ["--lazy"]), str(self._at))
+                break
+            except Impossible:
+                time.sleep(0.05)
 
 
 def _mounted(*options: str, at: Path) -> _Mount:
     return _Mount(options, at)
+
+
+def memory_disk(at: Path, size: str) -> "_Mount":
+    """A file system in memory that holds no more than `size` (as mount takes it). Raises Impossible."""
+    return _mounted("-t", "tmpfs", "-o", f"size={size}", "tmpfs", at=at)
+
+
+def fill(path: Path) -> None:
+    """Write a file until no byte is left on its disk."""
+    with path.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
 
 
 def formatted(image: Path, size_mib: int, *options: str) -> Path:
@@ -133,6 +167,21 @@ def _call(*command: str) -> None:
         raise Impossible(str(error)) from error
     if done.returncode:
         raise Impossible(f"{' '.join(command)}: {done.stderr.strip()}")
+
+
+def turn_read_only(place: Path) -> None:
+    """Let a mounted image become what an ext4 file system becomes when it meets an error."""
+    device = os.stat(place).st_dev
+    name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+    Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("test")
+
+
+def mend(image: Path) -> Path:
+    """What whoever runs the machine does then; a new image, because the kernel may not have forgotten the old one."""
+    copy = image.with_suffix(".mended")
+    _copy_sparse(image, copy)
+    subprocess.run(["e2fsck", "-p", str(copy)], check=False, capture_output=True, timeout=60)
+    return copy
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import random
 import resource
 import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import pytest
 
 from tests.e2e.foreign import Foreign
 from tests.e2e.senders import Sender
+from tests.fault.power import Impossible, fill, memory_disk
 from tests.support import SOAK, BusProcess, run_eventlog, until
 
 pytestmark = pytest.mark.fault
@@ -155,25 +155,8 @@ def traced(folder: Path, data_dir: Path, fault: str) -> BusProcess:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = run("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", place)
-    if mounted.returncode != 0:
-        pytest.skip(f"this machine cannot mount a file system: {mounted.stderr.strip()}")
-    yield place
-    assert run("umount", "--lazy", place).returncode == 0
-
-
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=30)
-
-
-def fill(path: Path) -> None:
-    """Writes a file until no byte is left on its disk."""
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError:
-                continue
+    try:
+        with memory_disk(tmp_path / "disk", "16m") as place:
+            yield place
+    except Impossible as why:
+        pytest.skip(f"this machine cannot mount a file system: {why}")

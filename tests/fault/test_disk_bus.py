@@ -1,8 +1,6 @@
 """The bus's disk fails anywhere in a commit, turns read-only, or is damaged: nothing acknowledged is lost."""
 
-import os
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 
 from eventlog.maintenance import verify
 from tests.e2e.foreign import Answer, Foreign
-from tests.fault.power import Impossible, formatted, mounted, read_only
+from tests.fault.power import Impossible, formatted, mend, mounted, read_only, turn_read_only
 from tests.fault.trace import counted, failing, needs_strace
 from tests.support import BusProcess, Called, run_eventlog
 
@@ -143,8 +141,7 @@ class TestReadOnly:
                 survivor.fail()
                 assert f"{bus.data_dir}/eventlog.db" in bus.log_text
                 self.check_named(serve(bus, bus.data_dir), bus.data_dir)
-            check_file_system(image)
-            with mounted(image, place), bus:
+            with mounted(mend(image), place), bus:
                 bus.stop()
                 survivor.revive()
         except Impossible as why:
@@ -161,18 +158,6 @@ class TestReadOnly:
 def serve(bus: BusProcess, data_dir: Path) -> Called:
     """A bus that is not expected to come up."""
     return run_eventlog("serve", "--data-dir", data_dir, "--port", "0", home=bus.home)
-
-
-def turn_read_only(place: Path) -> None:
-    """What an ext4 file system does when it meets an error."""
-    device = os.stat(place).st_dev
-    name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
-    Path(f"/sys/fs/ext4/{name}/trigger_fs_error").write_text("test")
-
-
-def check_file_system(image: Path) -> None:
-    """What whoever runs the machine does then."""
-    subprocess.run(["e2fsck", "-p", str(image)], check=False, capture_output=True, timeout=60)
 
 
 #: What becomes of the database's bytes.

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +11,37 @@ import pytest
 
 from tests.support import until
 
+#: How long strace may take to let go of a process; when it is killed, the kernel lets go in its place.
+LET_GO_S = 3
+
 #: For tests that need it.
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
 @contextmanager
-def failing(pid: int, call: str, error: str, *paths: Path, when: str = "1+") -> Iterator[None]:
+def failing(pid: int, call: str, error: str, *paths: Path, when: str = "1+") -> Iterator["Struck"]:
     """While the block lasts, `call` on one of the paths fails with `error`, in the process and those that it forks.
 
-    `when` is strace's: `3` for the third such call of a thread, `1+` for all of them.
+    `when` is strace's: `3` for the third such call of a thread, `1+` for all of them. Without paths all are meant.
     """
-    with _traced(pid, paths, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}"):
-        yield
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "calls"
+        with _traced(
+            pid, paths, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}", record=record
+        ):
+            yield Struck(record)
+
+
+class Struck:
+    """The calls that failed so far."""
+
+    def __init__(self, record: Path) -> None:
+        self._record = record
+
+    def at(self, path: Path) -> bool:
+        """Whether one on something in this folder, or on this file, was among them."""
+        lines = self._record.read_text(errors="replace").splitlines()
+        return any(str(path) in line for line in lines if "(INJECTED)" in line)
 
 
 @contextmanager
@@ -32,16 +52,20 @@ def counted(pid: int, call: str, record: Path, *paths: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path = Path("/dev/null")) -> Iterator[None]:
+def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path) -> Iterator[None]:
     on = [part for path in paths for part in ("-P", str(path))]
-    tracer = subprocess.Popen(["strace", "-f", "-qq", "-p", str(pid), *on, *what, "-o", str(record)])
+    tracer = subprocess.Popen(["strace", "-f", "-y", "-qq", "-p", str(pid), *on, *what, "-o", str(record)])
     try:
         until(lambda: _tracers(pid) == {tracer.pid} or tracer.poll() is not None)
         assert tracer.poll() is None, "strace could not attach itself"
         yield
     finally:
         tracer.terminate()  # it lets go of the process
-        tracer.wait(30)
+        try:
+            tracer.wait(LET_GO_S)
+        except subprocess.TimeoutExpired:  # it now and then waits for ever for a thread that is just ending
+            tracer.kill()
+            tracer.wait()
 
 
 def _tracers(pid: int) -> set[int]:
