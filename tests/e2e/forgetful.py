@@ -1,4 +1,4 @@
-"""A relay that lets a bus hear everything, and loses some of its answers."""
+"""A relay between client and bus that loses some requests, and the answers to some others."""
 
 import contextlib
 import socket
@@ -10,13 +10,14 @@ from typing import Self
 class Forgetful:
     """A context manager; clients use `url`.
 
-    For each of `losses`, the start of a request, the first such request is handed on to the bus at `port`, and its
-    connection is cut when the answer comes. `lost` are those whose answer was lost so far.
+    Requests are named by what they begin with, each for one time. The connection of one of `unheard` is cut before the
+    bus at `port` hears of it; then that of one of `unanswered`, when its answer comes. `lost` are those that were cut.
     """
 
-    def __init__(self, port: int, losses: Sequence[bytes]) -> None:
+    def __init__(self, port: int, *, unheard: Sequence[bytes] = (), unanswered: Sequence[bytes] = ()) -> None:
         self.lost: list[bytes] = []
-        self._left = list(losses)
+        self._unheard = list(unheard)
+        self._unanswered = list(unanswered)
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -42,9 +43,10 @@ class Forgetful:
             back = threading.Thread(target=self._answer, args=(bus, client, losing), daemon=True)
             back.start()
             while chunk := client.recv(65_536):
-                for request in [request for request in self._left if chunk.startswith(request)]:
-                    self._left.remove(request)
-                    losing.append(request)
+                if unheard := _taken(self._unheard, chunk):
+                    self.lost += unheard
+                    return
+                losing += _taken(self._unanswered, chunk)
                 bus.sendall(chunk)
             bus.shutdown(socket.SHUT_WR)
             back.join()
@@ -55,3 +57,11 @@ class Forgetful:
                 client.sendall(chunk)
             self.lost += losing
             client.shutdown(socket.SHUT_RDWR)
+
+
+def _taken(named: list[bytes], chunk: bytes) -> list[bytes]:
+    """The one of `named` that this request is, which is removed from there; [] if it is none of them."""
+    found = [start for start in named if chunk.startswith(start)][:1]
+    for start in found:
+        named.remove(start)
+    return found

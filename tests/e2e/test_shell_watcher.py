@@ -52,11 +52,12 @@ def test_under_load_with_the_bus_killed_now_and_then(scene: Scene, tmp_path: Pat
     assert {event["outcome"] for event in events if event["event"] == "wake.finished"} == {"ok"}
 
 
-def test_an_answer_to_an_ask_and_one_to_a_report_are_lost(scene: Scene, tmp_path: Path) -> None:
-    losses = [b"POST /api/wakes ", b"PATCH /api/wakes/"]
-    with Forgetful(scene.bus.port, losses) as relay, in_shell(scene, tmp_path / "shell", url=relay.url):
+def test_asks_and_reports_are_lost_and_so_are_answers(scene: Scene, tmp_path: Path) -> None:
+    calls = [b"POST /api/wakes ", b"PATCH /api/wakes/"]
+    relay = Forgetful(scene.bus.port, unheard=calls, unanswered=calls)
+    with relay, in_shell(scene, tmp_path / "shell", url=relay.url):
         scene.boss.send("mel")
-        until(lambda: len(relay.lost) == 2)
+        until(lambda: len(relay.lost) == 4)
         scene.boss.send("mel")
         events = scene.judge()
     assert [event["attempt"] for event in events if event["event"] == "wake.started"] == [1, 1]

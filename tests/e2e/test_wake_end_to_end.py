@@ -120,11 +120,12 @@ class TestOneWatcher:
         watcher.start()
         assert [e["outcome"] for e in scene.judge() if e["event"] == "wake.finished"] == ["ok"]
 
-    def test_an_answer_to_an_ask_and_one_to_a_report_are_lost(self, scene: Scene, watch: Watch) -> None:
-        with Forgetful(scene.bus.port, [b"POST /api/wakes ", b"PATCH /api/wakes/"]) as relay:
+    def test_asks_and_reports_are_lost_and_so_are_answers(self, scene: Scene, watch: Watch) -> None:
+        calls = [b"POST /api/wakes ", b"PATCH /api/wakes/"]
+        with Forgetful(scene.bus.port, unheard=calls, unanswered=calls) as relay:
             sent = scene.boss.send("mel")
             watch(scene.agent(), url=relay.url).start()
-            until(lambda: len(relay.lost) == 2)
+            until(lambda: len(relay.lost) == 4)
             assert kinds_of(scene.judge(), sent) == ["message", "wake.started", "ack", "wake.finished"]
             until(lambda: '"event": "reported"' in (scene.folder.parent / "minipc-1" / "watcher.log").read_text())
 

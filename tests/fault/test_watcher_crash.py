@@ -64,7 +64,7 @@ def tables(scene: Scene) -> str:
     limits = {"timeout": 20, "start_within": 60, "ack_within": 2}
     return (
         scene.agent("--work", "0.1", name="mel", **limits)
-        + scene.agent("--work", "0.4", name="tony", **limits)
+        + scene.agent("--work", "1", name="tony", **limits)
         + scene.agent("--work", "0.2", "--handed", name="ann", ack="exit", **limits)
         + scene.agent(name="bob", deliver="each", **limits)
         + scene.agent("--late", name="sue", **limits)
