@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -208,3 +209,45 @@ def test_a_key_and_a_grant_are_on_the_disk_before_they_are_used(tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # agents/, then key: file, name, folder; the folder's own name; then grant: file, name, folder
     assert done.stdout.split() == ["sync", "sync", "rename", "sync", "rename", "sync", "sync", "rename", "sync"]
+
+
+def test_a_folder_that_was_deleted_is_made_again_with_a_new_lock(tmp_path: Path) -> None:
+    with State(tmp_path / "state") as state:
+        before = state.unused_key("mel")
+        shutil.rmtree(state.path)
+        assert not watcher_runs(state.path)
+        again = state.unused_key("mel")
+        assert again.path.exists()
+        assert again.key != before.key
+        assert watcher_runs(state.path)
+
+
+def test_a_folder_that_another_watcher_made_again_is_left_to_it(tmp_path: Path) -> None:
+    with State(tmp_path / "state") as state:
+        shutil.rmtree(state.path)
+        with State(state.path) as other:
+            with pytest.raises(Locked):
+                state.unused_key("mel")
+            assert other.folders("mel") == []
+        assert state.unused_key("mel").path.exists()
+
+
+@pytest.mark.parametrize("flushes", [0, 1, 2, 3])
+def test_a_key_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flushes: int
+) -> None:
+    with State(tmp_path) as state:
+        left = iter(range(flushes))
+        flush = os.fsync
+
+        def fail_at_last(handle: int) -> None:
+            if next(left, None) is None:
+                raise OSError(5, "Input/output error")
+            flush(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail_at_last)
+            with pytest.raises(OSError, match="Input/output"):
+                state.unused_key("mel")
+        assert list((tmp_path / "agents").iterdir()) == []
+        assert state.unused_key("mel").path.exists()
