@@ -177,19 +177,19 @@ class _Endpoint:
         if route is None:
             raise MethodNotAllowed(f"{scope['path']} answers to {', '.join(sorted(self._routes))} alone")
         call = Call(self._desk, route, scope, receive)
-        if route.kinds is not None:
-            call.caller = await self._admit(call, route.kinds)
-        return await route.handler(call)
+        try:
+            if route.kinds is not None:
+                call.caller = await self._admit(call, route.kinds)
+            return await route.handler(call)
+        except Unauthorized:
+            if route.pair:
+                raise Unauthorized("unauthorized") from None
+            raise
 
     async def _admit(self, call: Call, kinds: frozenset[str]) -> Caller:
         """Who calls, if its kind may use this route."""
         token = call.query.one("token") if "token" in call.route.params else None
-        try:
-            caller = await self._desk.guard.caller(call.scope, token)
-        except Unauthorized:
-            if call.route.pair:
-                raise Unauthorized("unauthorized") from None
-            raise
+        caller = await self._desk.guard.caller(call.scope, token)
         if caller.kind not in kinds:
             raise Forbidden(
                 f"a token of kind {caller.kind} may not do this; it takes one of {', '.join(sorted(kinds))}"

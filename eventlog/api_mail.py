@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp
 from eventlog.call import Call
 from eventlog.errors import BadRequest, TooLarge
 from eventlog.event import ID_MAX, Message, canonical, check_name, compact, decode_json
+from eventlog.seal import instant
 from eventlog.views import Sent
 from eventlog.web import check_cursor, json_response, to_struct, unless_gone
 
@@ -93,9 +93,11 @@ async def inbox(call: Call) -> ASGIApp:
     call.desk.seats.take()
     try:
         waiting = call.bus.inbox(agent, after=after, limit=limit, wait_s=wait_s)
-        return json_response(await unless_gone(call.receive, waiting))
+        page = await unless_gone(call.receive, waiting)
     finally:
         call.desk.seats.leave()
+    await call.check_token()
+    return json_response(page)
 
 
 async def ack(call: Call) -> ASGIApp:
@@ -217,8 +219,7 @@ def _utc(text: str, field: str) -> str:
     try:
         if not _TIME.fullmatch(text):
             raise ValueError
-        at = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text.upper()))
-        return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return instant(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text.upper()))
     except (ValueError, OverflowError):
         raise BadRequest(
             f"{field} must be a time as in 2030-01-31T12:00:00Z (RFC 3339, with its offset)", field=field

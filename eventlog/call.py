@@ -117,6 +117,10 @@ class Call:
             raise not_here(what)
         return int(value)
 
+    async def check_token(self) -> None:
+        """Raises Unauthorized if the token was ended since it was looked at: a request that waits can outlive it."""
+        await self.desk.guard.caller(self.scope)
+
     async def body(self) -> bytes:
         """The body, declared as JSON and within the limits."""
         require_json(self.scope)
@@ -134,12 +138,14 @@ class Call:
             read_object(body, Nothing)
 
     async def _read(self) -> bytes:
-        return await read_body(
+        body = await read_body(
             self.scope,
             self.receive,
             limit_bytes=self.config.body_limit_bytes,
             timeout_s=self.config.body_timeout_s,
         )
+        await self.check_token()  # a client takes its time to send a body
+        return body
 
     def own_agent(self, given: str | None) -> str:
         """The agent that this is about: the one that is given, if the token is for it, else the token's only one."""

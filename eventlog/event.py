@@ -177,7 +177,8 @@ def _depth(body: bytes) -> int:
 
 
 def _marks(body: bytes) -> Iterator[bytes]:
-    """Each bracket that is not inside a string."""
-    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', body, re.DOTALL):
+    """Each bracket that is not inside a string. A string without an end takes all the rest: were it no match, every
+    quote in it would be looked at anew, in quadratic time."""
+    for match in re.finditer(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', body, re.DOTALL):
         if not match.group().startswith(b'"'):
             yield match.group()

@@ -83,6 +83,12 @@ class TestSend:
         sent = send(admin, {"to_agent": "mel", "expires": "2099-01-01T01:00:00.1234567+02:00"}).body["id"]
         assert admin.call("GET", f"/api/messages/{sent}").body["expires"] == "2098-12-31T23:00:00.123456Z"
 
+    def test_expires_long_ago_is_an_expired_message(self, admin: Foreign) -> None:
+        answer = send(admin, {"to_agent": "mel", "expires": "0999-01-01T00:00:00Z"})
+        assert answer.status == 201
+        kept = admin.call("GET", f"/api/messages/{answer.body['id']}").body
+        assert kept["expires"] == "0999-01-01T00:00:00.000000Z"
+
     def test_a_reply_takes_its_parents_thread(self, admin: Foreign) -> None:
         first = admin.send("mel", from_agent="ann")
         reply = send(admin, {"to_agent": "ann", "from_agent": "mel", "reply_to": first}).body

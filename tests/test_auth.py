@@ -2,6 +2,7 @@
 
 import json
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from eventlog.auth import load_wake_key
 from eventlog.errors import BadRequest, ConfigError
 from eventlog.tokens import check_token, digest_of, new_token, write_secret
 from tests.e2e.foreign import Answer, Foreign
-from tests.raw import Raw, connect, exchange, receive, request
+from tests.raw import DEADLINE_S, Raw, connect, exchange, read_answer, receive, request
 from tests.support import BusProcess
 
 #: Every route, a request to it that each of its callers may make, and the kinds of token that may (None: everyone).
@@ -256,6 +257,32 @@ class TestEnding:
         answer = doomed.call("GET", "/api/agents")
         assert (answer.status, answer.code) == (401, "unauthorized")
         assert admin.call("DELETE", "/api/tokens/doomed").code == "not_found"
+
+    def test_a_request_that_waits_does_not_outlive_its_token(self, admin: Foreign) -> None:
+        waiting = admin.create_token("waiting", "agent")
+        with connect(admin.url) as sock:
+            sock.sendall(request("GET", "/api/inbox?wait=60", host="localhost", token=waiting.token))
+            deadline = time.monotonic() + DEADLINE_S
+            while "last_seen" not in admin.call("GET", "/api/agents/waiting").body:
+                assert time.monotonic() < deadline
+            admin.call("DELETE", "/api/tokens/waiting")
+            admin.send("waiting", "for its next token alone")
+            answer = read_answer(sock)
+        assert (answer.status, answer.code) == (401, "unauthorized")
+
+    @pytest.mark.parametrize(("target", "detail"), [("/api/send", "no token"), ("/message", "unauthorized")])
+    def test_a_body_that_comes_late_does_not_outlive_its_token(self, admin: Foreign, target: str, detail: str) -> None:
+        slow = admin.create_token("slow", "agent")
+        head = request("POST", target, host="localhost", token=slow.token, body=b"", headers=("Expect: 100-continue",))
+        body = b'{"to_agent":"ann","type":"LATE"}'
+        with connect(admin.url) as sock:
+            sock.sendall(head.replace(b"Content-Length: 0", b"Content-Length: %d" % len(body)))
+            assert read_answer(sock).status == 100  # its token was looked at; the body is awaited
+            admin.call("DELETE", "/api/tokens/slow")
+            sock.sendall(body)
+            answer = read_answer(sock)
+        assert (answer.status, answer.code) == (401, "unauthorized")
+        assert answer.json["detail"].startswith(detail)
 
     def test_its_name_can_be_taken_again(self, admin: Foreign) -> None:
         first = admin.create_token("again", "agent")

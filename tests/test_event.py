@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 
 import msgspec
 import pytest
@@ -97,6 +98,13 @@ class TestStrictJson:
         with pytest.raises(BadRequest) as caught:
             decode_json(b"[" * 200_000)
         assert caught.value.code == "bad_json"
+
+    def test_a_string_without_an_end_is_refused_in_linear_time(self) -> None:
+        started = time.process_time()
+        with pytest.raises(BadRequest) as caught:
+            decode_json(b"[" * (DEPTH_MAX + 1) + b'"' + b'\\"' * 100_000)
+        assert caught.value.code == "bad_json"
+        assert time.process_time() - started < 5  # each quote looked at anew takes minutes
 
     def test_brackets_in_strings_and_side_by_side_are_not_depth(self) -> None:
         text = "[" * 1000 + '"' + "{" * 1000 + "\\"
