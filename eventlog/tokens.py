@@ -51,6 +51,7 @@ def write_secret(path: Path, secret: str) -> None:
     """A file with one line that only its owner may read: whole and durable, or not there. Raises OSError."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
+    reached("bus.secret.begun")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secret + "\n")

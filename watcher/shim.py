@@ -172,13 +172,12 @@ class Run:
             self.fork()
         except OSError as error:
             return {"outcome": "not_started", "detail": f"the shim could not start the command: {error}"}
-        if boottime() > self.grant["latest_start"]:
-            os.close(self.go)
+        detail = self.let_go()
+        os.close(self.go)
+        if detail:
             os.waitpid(self.pid, 0)
             self.release_guard()
-            return {"outcome": "not_started", "detail": "too late: the disk was slow in storing the start"}
-        os.write(self.go, b"g")
-        os.close(self.go)
+            return {"outcome": "not_started", "detail": detail}
         reached("shim.command.released")
         ended_by = self.supervise()
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -189,6 +188,16 @@ class Run:
         self.release_guard()
         reached("shim.guard.released")
         return result
+
+    def let_go(self) -> str:
+        """Let the command begin; "" or why it does not."""
+        if boottime() > self.grant["latest_start"]:
+            return "too late: the disk was slow in storing the start"
+        try:
+            os.write(self.go, b"g")
+        except BrokenPipeError:
+            return "the command was ended before it began"
+        return ""
 
     def stop(self, _signal: int, _frame: object) -> None:
         """SIGTERM to the shim (the machine goes down): the command is ended in good order."""
