@@ -29,7 +29,7 @@ SEARCH = settings(
 )
 #: The search is searched, too: without one of these rules it must find harm, and soon.
 MISSED_SOON = ("R8", "R9")
-MISSED_LATER = ("R1", "R2", "R3", "R5", "R7", "R11", "R13", "R14a", "R20", "R21", "R21a", "started")
+MISSED_LATER = ("R2", "R3", "R5", "R11", "R13", "R14a", "R20", "R21")
 RULES = MISSED_SOON + MISSED_LATER if SOAK else MISSED_SOON
 
 
