@@ -86,6 +86,9 @@ class TestStoring:
             until(lambda: scene.runs("end", "outcome") or name == "{}")
             assert scene.events_of("outcome", "wake.finished") == []
         scene.judge(*agents, accepted=accepted)
+        # What could not be stored was not begun; what had been begun was told when it could be.
+        first = {agent: scene.events_of(agent, "wake.finished")[0]["outcome"] for agent in agents}
+        assert first == {"grant": "not_started", "started": "not_started", "outcome": "ok"}
 
     def test_a_key(self, scene: Scene, make: Make) -> None:
         # Without a bus the watcher does not ask, so it has made no key yet.
