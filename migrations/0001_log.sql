@@ -119,8 +119,8 @@ CREATE TABLE redactions (
 
 -- This copy of the log: not derived from the events.
 
--- `marked`: this file is a backup, and must become another log before it is served. `quiet`: a restored log whose
--- quiet time is not over.
+-- `marked`: this file is a backup, and must become another log before it is served. `quiet`: for how many seconds a
+-- restored log has kept quiet, as last noted.
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL
