@@ -26,6 +26,8 @@ Visible = frozenset[str] | None
 
 #: How many names like an unknown recipient's a sender is told.
 NEAREST_MAX = 3
+#: For how many unknown recipients of one request: each is compared with every known name, while all others wait.
+NEAREST_FOR_MAX = 10
 #: How often an append is tried anew because the agent's state moved, before it is given up.
 TRIES_MAX = 100
 
@@ -80,7 +82,9 @@ class Mail:
                 f"the key {key!r} was used before, with another body; take a new key for a new message",
                 field="Idempotency-Key",
             )
-        return Sent(tuple(self._accepted(event) for event in done.events), replayed)
+        unknown = [event.agent for event in done.events if not self._knows(event.agent)]
+        nearest = {name: self._nearest(name) for name in unknown[:NEAREST_FOR_MAX]}
+        return Sent(tuple(self._accepted(event, nearest.get(event.agent, ())) for event in done.events), replayed)
 
     async def _drafts(
         self, messages: Sequence[Message], sender: str, key: str | None, visible: Visible
@@ -147,17 +151,16 @@ class Mail:
         cause = None if cause_id is None else await self._store.message(cause_id)
         return {"hops": 0} if cause is None else _stamped(cause)
 
-    def _accepted(self, event: Event) -> Accepted:
+    def _accepted(self, event: Event, nearest: tuple[str, ...]) -> Accepted:
         name = event.fields["to_agent"]
-        known = self._knows(event.agent)
         return Accepted(
             id=event.id,
             hash=event.hash.hex(),
             thread_id=event.fields["thread_id"],
             status="accepted",
-            known=known,
+            known=self._knows(event.agent),
             watched=self._presence.watched(name),
-            nearest=() if known else self._nearest(event.agent),
+            nearest=nearest,
         )
 
     # ---- known names ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from eventlog.api import ROUTES
+from eventlog.mail import NEAREST_FOR_MAX
 from eventlog.openapi import PARAMETERS, document
 from tests.e2e.foreign import Foreign
 from tests.raw import connect, exchange, request
@@ -49,6 +50,11 @@ class TestSend:
         said = send(admin, {"to_agent": "barbra"}).body
         assert (said["known"], said["nearest"]) == (False, ["barbara"])
         assert "nearest" not in send(admin, {"to_agent": "Barbara"}).body
+
+    def test_the_nearest_names_are_told_for_the_first_unknown_recipients(self, admin: Foreign) -> None:
+        admin.create_token("cornelia", "agent")
+        said = send(admin, {"to_agent": [f"cornelia{i}" for i in range(NEAREST_FOR_MAX + 1)]}).body
+        assert [one.get("nearest") for one in said] == [["cornelia"]] * NEAREST_FOR_MAX + [None]
 
     @pytest.mark.parametrize("field", ["payload", "message"])
     @pytest.mark.parametrize("text", ["hi", 5, None, ["a"], {"b": 1.5}])
