@@ -59,6 +59,7 @@ def send(
                 expires=expires,
                 key=key,
                 give_up_s=give_up,
+                trying_again=lambda error: note(f"{error.detail}; trying for {give_up:g} s"),
             )
 
     answer = run(work())

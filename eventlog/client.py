@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
@@ -99,9 +99,11 @@ class Bus(Wire):
         expires: str | None = None,
         key: str | None = None,
         give_up_s: float = GIVE_UP_S,
+        trying_again: Callable[[errors.EventlogError], None] | None = None,
     ) -> Any:
         """Sends a message to one agent, several, or "*"; tries for `give_up_s` seconds with one key until accepted.
 
+        `trying_again` is called once, with the first failure that does not end it.
         Returns `{"id", "hash", "thread_id", "status", "known", "watched"}`, a list of these for several recipients.
         Raises `NotAccepted` if no attempt can have been accepted, `OutcomeUnknown` (its detail names the key) if one
         may have been, and at once what no other attempt would mend.
@@ -116,9 +118,15 @@ class Bus(Wire):
             "expires": expires,
         }
         body = {name: value for name, value in message.items() if value is not None}
-        return await self._post_until_accepted(body, key or uuid.uuid4().hex, give_up_s)
+        return await self._post_until_accepted(body, key or uuid.uuid4().hex, give_up_s, trying_again)
 
-    async def _post_until_accepted(self, body: Mapping[str, Any], key: str, give_up_s: float) -> Any:
+    async def _post_until_accepted(
+        self,
+        body: Mapping[str, Any],
+        key: str,
+        give_up_s: float,
+        trying_again: Callable[[errors.EventlogError], None] | None,
+    ) -> Any:
         deadline = time.monotonic() + give_up_s
         failures, maybe = 0, False
         if not (key.isascii() and key.isprintable()):
@@ -137,6 +145,8 @@ class Bus(Wire):
                     raise
                 if not again or time.monotonic() + wait_s > deadline:
                     raise _given_up(exc, maybe, failures, key) from exc
+                if failures == 1 and trying_again is not None:
+                    trying_again(exc)
             await asyncio.sleep(wait_s)
 
     async def inbox(

@@ -159,6 +159,14 @@ async def test_send_gives_up_saying_that_nothing_was_accepted() -> None:
             await bus.send("mel", "hi", give_up_s=0.05)
 
 
+async def test_send_says_once_that_it_tries_again() -> None:
+    said: list[str] = []
+    async with Bus(refused_url()) as bus:
+        with pytest.raises(errors.NotAccepted, match=r"last of (?!1 )\d+ attempts"):
+            await bus.send("mel", "hi", give_up_s=1, trying_again=lambda error: said.append(error.code))
+    assert said == ["unreachable"]
+
+
 async def test_send_gives_up_saying_that_it_does_not_know() -> None:
     async with serving(b"") as script, Bus(script.url) as bus:
         with pytest.raises(errors.OutcomeUnknown, match="with the key k1"):
