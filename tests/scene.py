@@ -59,7 +59,8 @@ class Scene:
         names = agents or ("mel",)
         events = self.at_rest(*names, deadline_s=deadline_s)
         runs = [run for name in names for run in self.runs(agent=name)]
-        assert log_problems(events, accepted=accepted, read_by=names) + run_problems(events, runs, names) == []
+        problems = log_problems(events, accepted=accepted, read_by=names) + run_problems(events, runs, names)
+        assert not problems, problems
         return events
 
     def release(self) -> None:

@@ -60,11 +60,14 @@ class Load:
 
 
 def tables(scene: Scene) -> str:
-    """Two that acknowledge, one whose exit does, one that gets each message by itself, one that needs a reminder."""
+    """Two that acknowledge, one whose exit does, one that gets each message by itself, one that needs a reminder.
+
+    A run of tony takes longer than a watcher that starts.
+    """
     limits = {"timeout": 20, "start_within": 60, "ack_within": 2}
     return (
         scene.agent("--work", "0.1", name="mel", **limits)
-        + scene.agent("--work", "1", name="tony", **limits)
+        + scene.agent("--work", "3", name="tony", **limits)
         + scene.agent("--work", "0.2", "--handed", name="ann", ack="exit", **limits)
         + scene.agent(name="bob", deliver="each", **limits)
         + scene.agent("--late", name="sue", **limits)
@@ -78,8 +81,11 @@ def test_kills_of_the_watcher_under_load(scene: Scene, watch: Watch) -> None:
     load = Load(scene.boss)
     with load.running():
         for _ in range(50 if SOAK else 12):
-            watcher.start(wait=chance.random() < 0.7)
-            time.sleep(chance.uniform(0, 0.8))
+            early = chance.random() < 0.3
+            watcher.start(wait=not early)
+            if not early:
+                until(watcher.shims)
+            time.sleep(chance.uniform(0, 0.5))
             watcher.kill()
     watcher.start()
     events = scene.judge(*AGENTS, accepted=load.accepted, deadline_s=120)
