@@ -18,8 +18,8 @@ PAUSES: dict[str, Any] = {"wakes.BACKOFF_FIRST_S": 0.3, "wakes.BACKOFF_MAX_S": 0
 QUICK: dict[str, Any] = {**PAUSES, "agents.STOP_S": 1}
 
 
-def tuned(constants: Mapping[str, Any], *, synchronous: str = "FULL") -> list[str]:
-    """What a bus is started under to have these constants of its modules, and this `PRAGMA synchronous`."""
+def tuned(constants: Mapping[str, Any], *, synchronous: str = "") -> list[str]:
+    """What a bus is started under to have these constants of its modules, and this `PRAGMA synchronous`, if any."""
     return [sys.executable, "-m", "tests.fault.launch", json.dumps(dict(constants)), synchronous]
 
 
@@ -30,6 +30,12 @@ def main(constants: Mapping[str, Any], synchronous: str, command: list[str]) -> 
         changed = importlib.import_module(f"eventlog.{module}")
         assert hasattr(changed, name), place
         setattr(changed, name, value)
+    if synchronous:
+        _open_writers_with(synchronous)
+    importlib.import_module("eventlog.cli").main(command)
+
+
+def _open_writers_with(synchronous: str) -> None:
     database = importlib.import_module("eventlog.database")
     open_writer = database.open_writer
 
@@ -39,7 +45,6 @@ def main(constants: Mapping[str, Any], synchronous: str, command: list[str]) -> 
         return connection
 
     vars(database)["open_writer"] = open_other
-    importlib.import_module("eventlog.cli").main(command)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,10 @@ EXIT_CONFIG = 78
 #: A lease is one second longer than these two together.
 LIMITS: dict[str, Any] = {"timeout": 4, "start_within": 2}
 
+#: What fails in storing something: the file that it is written to, by its key's folder and its name; or the folder.
+FILE = "{}/.{}.new"
+FOLDER = "{}"
+
 #: Makes a watcher of the scene's bus from agents' tables, a name, and what it is started under.
 Make = Callable[..., WatcherProcess]
 
@@ -68,10 +72,10 @@ class TestStoring:
     @pytest.mark.parametrize(
         ("call", "error", "name"),
         [
-            ("write", "ENOSPC", "{}/.{}.new"),
-            ("fsync", "EIO", "{}/.{}.new"),
-            ("rename", "ENOSPC", "{}/.{}.new"),
-            ("fsync", "EIO", "{}"),
+            ("write", "ENOSPC", FILE),
+            ("fsync", "EIO", FILE),
+            ("rename", "ENOSPC", FILE),
+            ("fsync", "EIO", FOLDER),
         ],
         ids=["the first call", "the flush", "the rename", "the last call"],
     )
@@ -82,13 +86,16 @@ class TestStoring:
         files = [Path(name.format(keys[agent], agent)) for agent in agents]
         with failing(watcher.process.pid, call, error, *files) as struck:
             accepted = [scene.boss.send(agent) for agent in agents]
-            until(lambda: all(struck.at(key) for key in keys.values()), why=lambda: watcher.log_text)
-            until(lambda: scene.runs("end", "outcome") or name == "{}")
+            # The flush of a folder is first missed by the watcher's grant, then by the shim.
+            least = 2 if name == FOLDER else 1
+            until(lambda: all(struck.times(key) >= least for key in keys.values()), why=lambda: watcher.log_text)
+            until(lambda: scene.runs("end", "outcome") or name == FOLDER)
             assert scene.events_of("outcome", "wake.finished") == []
         scene.judge(*agents, accepted=accepted)
         # What could not be stored was not begun; what had been begun was told when it could be.
         first = {agent: scene.events_of(agent, "wake.finished")[0]["outcome"] for agent in agents}
-        assert first == {"grant": "not_started", "started": "not_started", "outcome": "ok"}
+        begun = "not_started" if name == FOLDER else "ok"
+        assert first == {"grant": "not_started", "started": "not_started", "outcome": begun}
 
     def test_a_key(self, scene: Scene, make: Make) -> None:
         # Without a bus the watcher does not ask, so it has made no key yet.
@@ -98,7 +105,7 @@ class TestStoring:
         with failing(watcher.process.pid, "fsync", "EIO") as struck:
             scene.bus.start()
             accepted = [scene.boss.send("mel")]
-            until(lambda: watcher.log_text.count("the ask failed") and struck.at(watcher.state_dir / "agents"))
+            until(lambda: watcher.log_text.count("the ask failed") and struck.times(watcher.state_dir / "agents"))
             assert list(watcher.state_dir.glob("agents/*/*")) == []
             assert scene.events("wake.started") == []
         scene.judge(accepted=accepted)

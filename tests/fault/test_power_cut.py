@@ -26,7 +26,7 @@ from tests.e2e.foreign import Foreign
 from tests.e2e.senders import Sender
 from tests.fault.disguise import another_boot
 from tests.fault.launch import PAUSES, tuned
-from tests.fault.power import Disk, Impossible, mounted
+from tests.fault.power import Disk, Impossible, cut_together, mounted
 from tests.logs import opened
 from tests.scene import Scene
 from tests.support import SOAK, BusProcess, WatcherProcess, until
@@ -70,13 +70,14 @@ class Paced(Sender):
 
 @dataclass(frozen=True)
 class Cut:
-    """What a disk held at one moment, and what was known then.
+    """What the bus's disk (`log`) and the watcher's (`state`) held at one moment, and what was known then.
 
     `accepted`: the ids that each sender had been told, by key. `begun`: what the wake commands had written of
     themselves before that moment; `written`: what they had a little later.
     """
 
-    image: Path
+    log: Path
+    state: Path
     accepted: Mapping[str, int]
     begun: str
     written: str
@@ -100,34 +101,33 @@ class Found:
 
 
 @contextmanager
-def loaded(place: Path, chance: random.Random, cuts: int, *, synchronous: str = "FULL") -> Iterator[Aftermath]:
-    """So many cuts of a disk on which a bus and a watcher were busy; the copies are there while the block lasts."""
+def loaded(place: Path, chance: random.Random, cuts: int, *, synchronous: str = "") -> Iterator[Aftermath]:
+    """So many cuts while a bus and a watcher are busy, each on its disk; they are there while the block lasts."""
     place.mkdir()
-    try:
-        disk = Disk(place).__enter__()
-    except Impossible as why:
-        pytest.skip(f"this machine cannot mount an image: {why}")
-    try:
+    with ExitStack() as mounts:
+        try:
+            disks = [mounts.enter_context(Disk(place / name)) for name in ("watcher", "bus")]
+        except Impossible as why:
+            pytest.skip(f"this machine cannot mount an image: {why}")
+        states, logs = disks
+        folder = place / "agents"
+        folder.mkdir()
         under = tuned(PAUSES, synchronous=synchronous)
-        with BusProcess(place / "bus", data_dir=disk.path / "data", under=under) as bus:
-            folder = place / "agents"
-            folder.mkdir()
+        with BusProcess(place / "home", data_dir=logs.path / "data", under=under) as bus:
             scene = Scene(bus, folder)
             senders = [Paced(scene.admin.create_token(f"to-{name}", "agent"), name) for name in PACE_S]
             watcher = WatcherProcess(place / "minipc", bus.url, scene.watcher_token, tables(scene))
-            watcher.state_dir = disk.path / "state"
+            watcher.state_dir = states.path / "state"
             with watcher, ExitStack() as stack:
                 for sender in senders:
                     stack.enter_context(sender)
                 until(lambda: all(scene.runs("end", name) for name in PACE_S))
-                made = [cut(disk, scene, senders, chance) for _ in range(cuts)]
+                made = [cut(disks, scene, senders, chance) for _ in range(cuts)]
                 watcher.stop()
                 until(lambda: not watcher.shims())
-            final = runs_file(scene.folder)
+        final = runs_file(folder)
         yield Aftermath(made, scene, senders)
-        assert runs_file(scene.folder) == final, "a command was started after the power was cut"
-    finally:
-        disk.__exit__()
+        assert runs_file(folder) == final, "a command was started after the power was cut"
 
 
 def tables(scene: Scene) -> str:
@@ -140,13 +140,14 @@ def tables(scene: Scene) -> str:
     )
 
 
-def cut(disk: Disk, scene: Scene, senders: list[Paced], chance: random.Random) -> Cut:
+def cut(disks: list[Disk], scene: Scene, senders: list[Paced], chance: random.Random) -> Cut:
     """One cut, after a while."""
     time.sleep(chance.uniform(0, PAUSE_S))
     begun = runs_file(scene.folder)
     accepted = {key: ids[0] for sender in senders for key, ids in list(sender.accepted.items())}
-    image = disk.cut()
-    return Cut(image, accepted, begun, runs_file(scene.folder))
+    # The watcher's first: all that it stored follows from what the log had stored before.
+    state, log = cut_together(*disks)
+    return Cut(log, state, accepted, begun, runs_file(scene.folder))
 
 
 def runs_file(folder: Path) -> str:
@@ -223,19 +224,20 @@ def run_shim(folder: Path, boot: str) -> None:
 
 def check(one: Cut) -> Found:
     """What is wrong with what was left at this cut."""
-    with mounted(one.image, one.image.with_suffix("")) as disk:
+    with mounted(one.log, one.log.with_suffix("")) as disk:
         problems, events = check_log(one, disk / "data")
+    with mounted(one.state, one.state.with_suffix("")) as disk:
         state = check_state(one, disk / "state", events, str(uuid.uuid4()))
-        named = [f"{one.image.name}: {what}" for what in problems + state.problems]
-        return Found(named, state.interrupted)
+    return Found([f"{one.log.name}: {what}" for what in problems + state.problems], state.interrupted)
 
 
 def revive(one: Cut, load: Aftermath) -> list[str]:
     """Start a bus and, after another boot, a watcher on what was left at this cut; what is wrong in the end."""
-    home = one.image.with_suffix(".revived")
-    with mounted(one.image, home / "disk") as disk, BusProcess(
-        home / "bus", data_dir=disk / "data", under=tuned(PAUSES)
-    ) as bus:  # fmt: skip
+    home = one.log.with_suffix(".revived")
+    with ExitStack() as stack:
+        log = stack.enter_context(mounted(one.log, home / "log"))
+        state = stack.enter_context(mounted(one.state, home / "state"))
+        bus = stack.enter_context(BusProcess(home / "bus", data_dir=log / "data", under=tuned(PAUSES)))
         scene = copy.copy(load.scene)
         scene.admin, scene.folder = Foreign(bus.url, bus.admin_token), home / "agents"
         scene.folder.mkdir()
@@ -245,14 +247,14 @@ def revive(one: Cut, load: Aftermath) -> list[str]:
         problems = [what for sender in load.senders for what in repeated(one, bus.url, sender)]
         under = another_boot(home, str(uuid.uuid4()))
         watcher = WatcherProcess(home / "minipc", bus.url, scene.watcher_token, tables(scene), under=under)
-        watcher.state_dir = disk / "state"
+        watcher.state_dir = state / "state"
         with watcher:
             events = scene.at_rest(*PACE_S, deadline_s=60)
             watcher.stop()
         runs = [run for agent in PACE_S for run in scene.runs(agent=agent)]
         problems += log_problems(events, accepted=one.accepted.values(), read_by=PACE_S)
         problems += lost(one, events) + run_problems(events, runs, PACE_S)
-        return [f"{one.image.name}, revived: {what}" for what in problems]
+        return [f"{one.log.name}, revived: {what}" for what in problems]
 
 
 def repeated(one: Cut, url: str, sender: Paced) -> list[str]:
@@ -291,11 +293,12 @@ def test_the_same_cuts_lose_messages_where_commits_are_not_flushed(tmp_path: Pat
 
 
 def gone_from(one: Cut) -> list[str]:
-    with mounted(one.image, one.image.with_suffix("")) as disk:
+    with mounted(one.log, one.log.with_suffix("")) as disk:
         return lost(one, list(replay(disk / "data")))
 
 
 def copied(one: Cut) -> Cut:
-    image = one.image.with_suffix(".copy.img")
-    subprocess.run(["cp", "--sparse=always", one.image, image], check=True)
-    return replace(one, image=image)
+    images = [image.with_suffix(".copy.img") for image in (one.log, one.state)]
+    for image, to in zip((one.log, one.state), images, strict=True):
+        subprocess.run(["cp", "--sparse=always", image, to], check=True)
+    return replace(one, log=images[0], state=images[1])

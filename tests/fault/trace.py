@@ -38,10 +38,10 @@ class Struck:
     def __init__(self, record: Path) -> None:
         self._record = record
 
-    def at(self, path: Path) -> bool:
-        """Whether one on something in this folder, or on this file, was among them."""
+    def times(self, path: Path) -> int:
+        """How many were on something in this folder, or on this file."""
         lines = self._record.read_text(errors="replace").splitlines()
-        return any(str(path) in line for line in lines if "(INJECTED)" in line)
+        return sum(str(path) in line for line in lines if "(INJECTED)" in line)
 
 
 @contextmanager
