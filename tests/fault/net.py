@@ -6,11 +6,12 @@ a run that crashes. Nothing leads out of it.
 
 import contextlib
 import ctypes
+import functools
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -20,12 +21,13 @@ import pytest
 CLONE_NEWNET = 0x40000000
 #: The lab's addresses; nothing outside of it has or hears of them.
 SUBNET = "10.77.0"
-#: How fast a link is that is slow.
-SLOW_KBIT = 256
+#: How a link is slow: what it lets through, what comes at once, and what waits for too long and is lost.
+SLOW = "tbf rate 256kbit burst 4kb latency 300ms"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@functools.cache
 def why_no_lab() -> str:
     """Why this machine cannot have a lab; "" if it can."""
     if os.getuid() != 0:
@@ -33,22 +35,23 @@ def why_no_lab() -> str:
     for program in ("ip", "tc"):
         if shutil.which(program) is None:
             return f"{program} (iproute2) is not installed"
+    try:
+        with contextlib.closing(Namespace()) as trial:
+            trial.run(
+                "ip link add switch type bridge; ip tuntap add line mode tun;"
+                f"ip link add end1 type veth peer name end2; tc qdisc add dev end1 root {SLOW}"
+            )
+    except (OSError, AssertionError) as error:
+        return f"this machine cannot make networks: {error}"
     return ""
-
-
-#: On tests that need a lab.
-needs_lab = pytest.mark.skipif(bool(why_no_lab()), reason=why_no_lab())
 
 
 class Namespace:
     """A network of its own, with a loopback interface that is up. It ends with this object and its last process."""
 
     def __init__(self) -> None:
-        opened: list[int] = []
-        maker = threading.Thread(target=lambda: opened.append(_unshared()))
-        maker.start()
-        maker.join()
-        self._handle = opened[0]
+        with ThreadPoolExecutor(1) as apart:
+            self._handle = apart.submit(_unshared).result()
         #: Its path, for programs that are told one.
         self.path = f"/proc/{os.getpid()}/fd/{self._handle}"
         self.run("ip link set lo up")
@@ -106,8 +109,7 @@ class Node:
 
     def slow(self) -> None:
         """What is sent to it comes slowly, late, and not all of it."""
-        shape = f"tbf rate {SLOW_KBIT}kbit burst 4kb latency 300ms"
-        self._hub.run(f"tc qdisc replace dev h{self.number} root {shape}")
+        self._hub.run(f"tc qdisc replace dev h{self.number} root {SLOW}")
 
     def unplug(self) -> None:
         """The machine itself sees that there is no link."""
@@ -165,3 +167,7 @@ def _unshared() -> int:
 def _enter(handle: int) -> None:
     if _libc.setns(handle, CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
+
+
+#: On tests that need a lab.
+needs_lab = pytest.mark.skipif(bool(why_no_lab()), reason=why_no_lab())

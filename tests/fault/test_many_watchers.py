@@ -24,7 +24,7 @@ LIMITS = {"timeout": 4, "start_within": 2, "ack_within": 3}
 STOP_S = 3
 LEASE_S = LIMITS["timeout"] + LIMITS["start_within"] + STOP_S
 #: How long links go on failing, and what a busy machine may add to a lease.
-FAILING_S, MARGIN_S = 14.0, 6.0
+FAILING_S, MARGIN_S = 12.0, 6.0
 #: Who is woken by the three watchers, two of which have one name. eve exits with 0 and has not looked, the first time.
 SHARED = {"mel": ["--work", "0.3"], "tony": ["--work", "0.05"], "eve": ["--late"]}
 

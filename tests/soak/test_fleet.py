@@ -15,7 +15,7 @@ from tests.soak.verdict import Evidence, Window, judge, table
 
 SEED = int(os.environ.get("EVENTLOG_SEED", str(random.randrange(2**32))))
 #: As much as about a minute takes, with what comes before and after.
-MESSAGES, SECONDS = 900, 38.0
+MESSAGES, SECONDS = 900, 36.0
 
 
 class TestSchedule:
