@@ -40,7 +40,7 @@ SHELL = {
     "fails": "echo out of ideas >&2; exit 1",
     "later": "exit 75",
     "killed": "kill -9 $$",
-    "tells": "cat $EVENTLOG_TOKEN_FILE; cat $EVENTLOG_TOKEN_FILE >&2; env >&2; exit 1",
+    "tells": "cat $EVENTLOG_TOKEN_FILE; env >&2; cat $EVENTLOG_TOKEN_FILE >&2; exit 1",
 }
 #: Each answer of a webhook that is not a good one.
 HOOKS = ("200", "302", "404", "429", "500", "early", "garbage", "hangs")

@@ -126,7 +126,8 @@ def test_a_browser_sees_every_id_once_and_in_order(seen: Seen) -> None:
 
 def test_all_of_it_did_happen(seen: Seen) -> None:
     assert len(seen.appended) == APPENDS + 2
-    least = CUTS - PATIENT_CUTS - 2 if chromium() is None else CUTS - 2
+    # Not all: a cut that meets a reader which is just coming back cuts nothing.
+    least = 0.9 * (CUTS - PATIENT_CUTS if chromium() is None else CUTS)
     assert seen.cuts >= least
 
 
