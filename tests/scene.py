@@ -31,10 +31,10 @@ class Scene:
         return f"[agents.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
     def runs(self, did: str = "", agent: str = "mel") -> list[dict[str, Any]]:
-        """What the commands of an agent wrote of themselves."""
+        """What the commands of an agent, or of all of them (""), wrote of themselves."""
         path = self.folder / "runs.ndjson"
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [line for line in lines if line["agent"] == agent and did in ("", line["did"])]
+        return [line for line in lines if agent in ("", line["agent"]) and did in ("", line["did"])]
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
         """The log."""
