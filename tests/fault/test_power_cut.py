@@ -47,7 +47,10 @@ CONTROLS = 12
 #: The longest time between two cuts, seconds.
 PAUSE_S = 0.12
 #: Seconds between two messages to each agent; the one that gets each message by itself gets few.
-PACE_S = {"mel": 0.01, "tony": 0.03, "bob": 0.4}
+PACE_S = {"mel": 0.01, "tony": 0.03, "bob": 0.4, "ann": 0.05}
+#: Those whose commands tell all that the wake checker wants to know; ann's only tells, in no time, that it has begun.
+TELLING = ("mel", "tony", "bob")
+AT_ONCE = """printf '{"did": "start", "agent": "ann", "wake": %s}\\n' $WAKE_ID >>FOLDER/runs.ndjson; sleep 0.3"""
 
 
 class Paced(Sender):
@@ -121,7 +124,7 @@ def loaded(place: Path, chance: random.Random, cuts: int, *, synchronous: str = 
             with watcher, ExitStack() as stack:
                 for sender in senders:
                     stack.enter_context(sender)
-                until(lambda: all(scene.runs("end", name) for name in PACE_S))
+                until(lambda: all(scene.runs("start", name) for name in PACE_S))
                 made = [cut(disks, scene, senders, chance) for _ in range(cuts)]
                 watcher.stop()
                 until(lambda: not watcher.shims())
@@ -131,12 +134,14 @@ def loaded(place: Path, chance: random.Random, cuts: int, *, synchronous: str = 
 
 
 def tables(scene: Scene) -> str:
-    """An agent that acknowledges, one whose exit does, and one that gets each message by itself."""
-    limits = {"timeout": 20, "start_within": 5, "ack_within": 2}
+    """An agent that acknowledges, two whose exit does, and one that gets each message by itself."""
+    limits: dict[str, Any] = {"timeout": 20, "start_within": 5, "ack_within": 2}
+    at_once = AT_ONCE.replace("FOLDER", str(scene.folder))
     return (
         scene.agent("--work", "0.05", name="mel", **limits)
         + scene.agent("--handed", name="tony", ack="exit", **limits)
         + scene.agent(name="bob", deliver="each", **limits)
+        + scene.agent(name="ann", ack="exit", command=["sh", "-c", at_once], **limits)
     )
 
 
@@ -251,9 +256,9 @@ def revive(one: Cut, load: Aftermath) -> list[str]:
         with watcher:
             events = scene.at_rest(*PACE_S, deadline_s=60)
             watcher.stop()
-        runs = [run for agent in PACE_S for run in scene.runs(agent=agent)]
+        runs = [run for agent in TELLING for run in scene.runs(agent=agent)]
         problems += log_problems(events, accepted=one.accepted.values(), read_by=PACE_S)
-        problems += lost(one, events) + run_problems(events, runs, PACE_S)
+        problems += lost(one, events) + run_problems(events, runs, TELLING)
         return [f"{one.log.name}, revived: {what}" for what in problems]
 
 
