@@ -1,7 +1,7 @@
 """Lab: machines of a network that is only ours, made of network namespaces; its links are cut, slowed and healed.
 
-A namespace is held by nothing but an open file of this process and the processes in it, so that none is left behind by
-a run that crashes. Nothing leads out of it.
+A namespace is held by nothing but an open file of this process and the processes in it; the latter are ended with the
+lab, also if this process is killed. So nothing is left behind. No route leads out of it.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +55,7 @@ class Namespace:
             self._handle = apart.submit(_unshared).result()
         #: Its path, for programs that are told one.
         self.path = f"/proc/{os.getpid()}/fd/{self._handle}"
+        self.inode = os.fstat(self._handle).st_ino
         self.run("ip link set lo up")
 
     def close(self) -> None:
@@ -131,6 +133,12 @@ class Lab:
         for node in self.nodes:
             node.knows(self.bus)
             self.bus.knows(node)
+        networks = [str(node.net.inode) for node in (self.bus, *self.nodes)]
+        self._janitor = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("janitor.py")), str(os.getpid()), *networks],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def url(self, port: int) -> str:
         """The address of a bus on the machine `bus`, for the other machines."""
@@ -140,6 +148,7 @@ class Lab:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._janitor.communicate(timeout=30)
         for node in [self.bus, *self.nodes]:
             node.net.close()
         self._hub.close()

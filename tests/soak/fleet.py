@@ -226,6 +226,8 @@ def main() -> int:
     if reason := why_no_lab():
         print(f"make soak: this needs network namespaces: {reason}", file=sys.stderr)
         return 77
+    # Ended from outside, it tidies up as at Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="eventlog-fleet-", ignore_cleanup_errors=True) as scratch:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
