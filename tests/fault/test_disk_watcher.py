@@ -203,6 +203,7 @@ class TestDamaged:
         scene.bus.kill()
         keys = {agent: self.granted(watcher, agent) for agent in agents}
         until(lambda: all((keys[agent] / "outcome").exists() for agent, file in agents.items() if FILES[file]))
+        until(lambda: (watcher.state_dir / "cursor").exists())
         watcher.kill()
         watcher.kill_shims()
         scene.release()
