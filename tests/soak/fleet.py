@@ -227,7 +227,7 @@ def main() -> int:
         print(f"make soak: this needs network namespaces: {reason}", file=sys.stderr)
         return 77
     # Ended from outside, it tidies up as at Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("make soak: ended by SIGTERM"))
     with tempfile.TemporaryDirectory(prefix="eventlog-fleet-", ignore_cleanup_errors=True) as scratch:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
