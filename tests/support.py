@@ -32,9 +32,12 @@ T = TypeVar("T")
 def until(look: Callable[[], T], deadline_s: float = DEADLINE_S, why: Callable[[], str] = str) -> T:
     """What `look` gives as soon as that is true; fails when the deadline passes first, with what `why` says."""
     end = time.monotonic() + deadline_s
+    # A look that took long may have seen what was long ago, so the last one begins after the deadline.
+    began = time.monotonic()
     while not (seen := look()):
-        assert time.monotonic() < end, f"not within {deadline_s} s: {look.__qualname__} {why()}"
+        assert began < end, f"not within {deadline_s} s: {look.__qualname__} {why()}"
         time.sleep(0.02)
+        began = time.monotonic()
     return seen
 
 

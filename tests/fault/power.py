@@ -6,22 +6,23 @@ not flush is in the kernel's memory alone, and not in the copy, unless the kerne
 a disk holds when the power goes.
 """
 
-import fcntl
 import os
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Final, Self
+
+from tests.fault import freezer
 
 #: The disk's size; logs and state folders of some seconds of load fit in twice over.
 DISK_MIB: Final = 64
 #: What the file system around the image needs for itself.
 AROUND_MIB: Final = 8
-#: ioctls of every Linux file system: FIFREEZE, FITHAW.
-FREEZE: Final = 0xC0045877
-THAW: Final = 0xC0045878
 #: How often a disk that is still in use is tried to be taken away, a twentieth of a second apart.
 UMOUNT_TRIES: Final = 60
 _CHUNK: Final = 1 << 20
@@ -41,14 +42,22 @@ class Disk:
         self._ram = place / "ram"
         self._cuts = 0
         self._mounts = ExitStack()
+        self._inner = ExitStack()
+        self._freezer: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             undo.enter_context(memory_disk(self._ram, "4g"))
             outer = formatted(self._ram / "around.img", DISK_MIB + AROUND_MIB, "-O", "^has_journal", "-m", "0")
             undo.enter_context(mounted(outer, self._around))
+            program = [sys.executable, "-I", "-S", freezer.__file__, str(self._around)]
+            self._freezer = undo.enter_context(
+                # In a group of its own, so that it is not interrupted with the test.
+                subprocess.Popen(program, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True)
+            )
             inner = formatted(self._around / "disk.img", DISK_MIB, "-J", "size=4")
-            undo.enter_context(mounted(inner, self.path))
+            self._inner = undo.enter_context(ExitStack())
+            self._inner.enter_context(mounted(inner, self.path))
             self._mounts = undo.pop_all()
         return self
 
@@ -57,32 +66,38 @@ class Disk:
 
     def restore(self, image: Path) -> None:
         """Put an image in the disk's place, at the same path, as the next boot finds it. Nobody uses the disk."""
-        _call("umount", "--lazy", str(self.path))
+        self._inner.close()
         fresh = self._around / "disk.new"
         _copy_sparse(image, fresh)
         image.unlink()
         # What the kernel still has open of the old one is a file without a name from here on.
         fresh.rename(self._around / "disk.img")
-        mounted(self._around / "disk.img", self.path).__enter__()
+        self._inner.enter_context(mounted(self._around / "disk.img", self.path))
 
     def cut(self) -> Path:
         """The image of the disk as it would be found if the power went now; the disk itself goes on."""
-        with self._frozen():
-            return self._copy()
+        with self.frozen():
+            return self.copy()
 
     @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        around = os.open(self._around, os.O_RDONLY | os.O_DIRECTORY)
+    def frozen(self) -> Iterator[None]:
+        """Every write to the disk waits while the block lasts."""
+        self._turn()
         try:
-            fcntl.ioctl(around, FREEZE, 0)
-            try:
-                yield
-            finally:
-                fcntl.ioctl(around, THAW, 0)
+            yield
         finally:
-            os.close(around)
+            self._turn()
 
-    def _copy(self) -> Path:
+    def _turn(self) -> None:
+        assert self._freezer is not None, "the disk is not mounted"
+        stdin, stdout = self._freezer.stdin, self._freezer.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(b"\n")
+        assert stdout.read(1) == b"\n", "the file system can be neither frozen nor thawed"
+
+    def copy(self) -> Path:
+        """The image as it is now; only a frozen disk's is one of a moment."""
         self._cuts += 1
         copy = self._ram / f"cut-{self._cuts}.img"
         _copy_sparse(self._around / "disk.img", copy)
@@ -93,8 +108,8 @@ def cut_together(*disks: Disk) -> list[Path]:
     """The images of several disks, cut one right after the other in this order."""
     with ExitStack() as frozen:
         for disk in disks:
-            frozen.enter_context(disk._frozen())
-        return [disk._copy() for disk in disks]
+            frozen.enter_context(disk.frozen())
+        return [disk.copy() for disk in disks]
 
 
 def mounted(image: Path, at: Path) -> "_Mount":
@@ -103,25 +118,33 @@ def mounted(image: Path, at: Path) -> "_Mount":
 
 
 class _Mount:
-    """A mount as a context manager, which gives the folder. Raises Impossible."""
+    """A mount as a context manager, which gives the folder. Raises Impossible.
+
+    The folder is a link to where it really is: what a run that was killed leaves mounted is in no later one's way.
+    """
 
     def __init__(self, options: tuple[str, ...], at: Path) -> None:
         self._options = options
         self._at = at
+        self._real = Path()
 
     def __enter__(self) -> Path:
-        self._at.mkdir(parents=True, exist_ok=True)
-        _call("mount", *self._options, str(self._at))
+        self._real = Path(tempfile.mkdtemp(prefix="eventlog-disk-"))
+        _call("mount", *self._options, str(self._real))
+        self._at.parent.mkdir(parents=True, exist_ok=True)
+        self._at.symlink_to(self._real)
         return self._at
 
     def __exit__(self, *exc: object) -> None:
+        self._at.unlink()
         # A process that was killed may be on its way out; one that is held up for longer must not hold up the test.
         for left in reversed(range(UMOUNT_TRIES)):
             try:
-                _call("umount", *([] if left else ["--lazy"]), str(self._at))
+                _call("umount", *([] if left else ["--lazy"]), str(self._real))
                 break
             except Impossible:
                 time.sleep(0.05)
+        self._real.rmdir()
 
 
 def _mounted(*options: str, at: Path) -> _Mount:
