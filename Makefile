@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check fmt bench soak crashes clean
+.PHONY: help run demo test check fmt bench soak matrix crashes clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: $(STAMP) ## measure appends beside bare SQLite on this machine
 
 soak: $(STAMP) ## ten minutes of a fleet while everything fails at random; SEED=N makes the same faults again (root)
 	@$(PY) -m tests.soak.fleet $(if $(SEED),--seed $(SEED))
+
+matrix: $(STAMP) ## run the crash matrix whole, and write its page anew (root)
+	EVENTLOG_WRITE_DOCS=1 $(PY) -m pytest tests/fault/test_crash_matrix.py $(PYTEST_ARGS)
 
 crashes: $(STAMP) ## the tests that kill processes, fail disks and cut networks, with many more rounds
 	EVENTLOG_SOAK=1 $(PY) -m pytest -m fault --timeout 3600 $(PYTEST_ARGS)
