@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,3 +64,15 @@ def watch(scene: Scene, tmp_path: Path) -> Iterator[Watch]:
     yield make
     for watcher in made:
         watcher.__exit__()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A program that a test runs in this process sets up logging for good, into a stream that ends with the test."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler:  # pytest's own are of other types
+            root.removeHandler(handler)

@@ -95,6 +95,7 @@ MORE: Final = {
     "grant.renamed": {Fault.CUT_WATCHER},
     "grant.durable": {Fault.KILL_WATCHER},
     "shim.lock.taken": {Fault.KILL_WATCHER, Fault.CUT_WATCHER},
+    "shim.command.forking": {Fault.KILL_WATCHER},
     "shim.command.released": {Fault.KILL_WATCHER, Fault.KILL_BUS, Fault.CUT_WATCHER},
     "shim.command.ended": {Fault.CUT_WATCHER},
     "outcome.renamed": {Fault.CUT_WATCHER},
