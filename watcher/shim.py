@@ -260,14 +260,7 @@ class Run:
             os.set_blocking(handle, False)
         over, ended_by, due = False, "", self.deadline
         while True:
-            now = boottime()
-            if not ended_by and (now >= due or self.stopped):
-                ended_by, due = ("interrupted" if self.stopped else "timeout"), now + TERM_GRACE_S
-                # The leader is not reaped before the end, so its number cannot belong to anyone else.
-                os.killpg(self.pid, signal.SIGTERM)
-            elif ended_by and now >= due:
-                os.killpg(self.pid, signal.SIGKILL)
-            wait_s = ENDING_TICK_S if over else min(TICK_S, max(ENDING_TICK_S, due - now))
+            wait_s = ENDING_TICK_S if over else min(TICK_S, max(ENDING_TICK_S, due - boottime()))
             for handle, _ in poll.poll(wait_s * 1000):
                 if handle == ended:
                     over = True
@@ -276,6 +269,14 @@ class Run:
                 poll.unregister(handle)
             if over and (not ended_by or not self.marks.group_lives()):
                 return ended_by
+            # Only after the look at what has ended: what came to its end by itself is not called ended by its limit.
+            now = boottime()
+            if not ended_by and (now >= due or self.stopped):
+                ended_by, due = ("interrupted" if self.stopped else "timeout"), now + TERM_GRACE_S
+                # The leader is not reaped before the end, so its number cannot belong to anyone else.
+                os.killpg(self.pid, signal.SIGTERM)
+            elif ended_by and now >= due:
+                os.killpg(self.pid, signal.SIGKILL)
 
     def read(self, handle: int) -> bool:
         """Take in some output; False when that stream is closed."""

@@ -164,6 +164,21 @@ def test_the_command_is_ended_at_its_limit(tmp_path: Path) -> None:
     assert 300 <= outcome["duration_ms"] < 10_000
 
 
+def test_a_command_that_came_to_its_end_in_time_is_ok_even_if_the_shim_looks_late(tmp_path: Path) -> None:
+    script = "echo $$ > pids; until [ -e go ]; do sleep 0.01; done"
+    folder = make_folder(tmp_path, shell(script), timeout_s=1.0)
+    with folder.start() as process:
+        [command] = wait_until(lambda: pids_in(tmp_path / "pids"))
+        process.send_signal(signal.SIGSTOP)
+        (tmp_path / "go").touch()
+        wait_until(lambda: not alive(command))
+        limit = json.loads((folder.path / "started").read_text())["at"] + 1.0
+        wait_until(lambda: shim.boottime() > limit)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(30) == 0
+    assert folder.outcome["outcome"] == "ok"
+
+
 def test_a_command_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     script = "trap '' TERM; echo $$ > pids; while :; do sleep 0.1; done"
     outcome = make_folder(tmp_path, shell(script), timeout_s=0.2).run(grace_s=0.3)
