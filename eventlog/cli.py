@@ -1,5 +1,6 @@
 """`eventlog`: the command line. Its commands are in cli_*.py, imported when called, so that each starts quickly."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 import click
 
 from eventlog.cli_common import EXIT_INTERRUPTED, EXIT_PIPE, EXIT_USAGE, OutputGone, exit_code
-from eventlog.errors import EventlogError
+from eventlog.errors import EventlogError, Unauthorized
 
 #: Every command, the module it lives in, and what it does in one line.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -48,6 +49,18 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(f"eventlog.{COMMANDS[cmd_name][0]}"), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the words begin with. Raises click.UsageError, naming the one that is spelled nearly so."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", exc.ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
         with formatter.section("Commands"):
@@ -76,6 +89,10 @@ def _main(args: list[str] | None) -> int:
         return _fail(exc.format_message(), EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    except Unauthorized as exc:
+        # The bus speaks to programs, of headers; whoever types a command sets a token in other ways.
+        mend = "give a good one by --token-file, EVENTLOG_TOKEN_FILE or EVENTLOG_TOKEN"
+        return _fail(f"the bus takes no request without a token, or with this one; {mend} [{exc.code}]", exit_code(exc))
     except EventlogError as exc:
         return _fail(f"{exc.detail} [{exc.code}]", exit_code(exc))
     except OutputGone:

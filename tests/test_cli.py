@@ -82,6 +82,7 @@ def test_sending_imports_nothing_of_the_bus(tmp_path: Path) -> None:
         (["token", "create", "x"], "Missing option '--kind'"),
         (["verify", "--anchor", "12"], "--anchor is an id, a colon and 64 hexadecimal digits"),
         (["nonsense"], "No such command 'nonsense'"),
+        (["sned"], "Did you mean 'send'?"),
         (["serve", "--nonsense"], "No such option"),
     ],
 )

@@ -111,6 +111,7 @@ def test_a_wrong_token_exits_77_and_is_not_repeated(eventlog: CommandLine, monke
     monkeypatch.setenv("EVENTLOG_TOKEN", "evt_wrong")
     refused = eventlog("inbox", "ann")
     assert refused.code == 77
+    assert "--token-file" in refused.err, "what to type, not which header to send"
     assert "evt_wrong" not in refused.err
 
 
