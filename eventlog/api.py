@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventlog import api_admin, api_agents, api_log, api_mail
 from eventlog.auth import Caller
-from eventlog.call import ADMIN, AUDITORS, EVERYONE, READERS, SENDERS, WATCHERS, Call, Desk, Nothing, Route
+from eventlog.call import ADMIN, ANSWERERS, AUDITORS, EVERYONE, READERS, SENDERS, WATCHERS, Call, Desk, Nothing, Route
 from eventlog.errors import EventlogError, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from eventlog.gate import Gate, own_names
 from eventlog.openapi import document
@@ -33,7 +33,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/api/send",
         api_mail.send,
-        SENDERS,
+        ANSWERERS,
         "Send a message, an array of them, or one to many recipients",
         headers=("Idempotency-Key",),
         body=api_mail.Post,
@@ -106,7 +106,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/message",
         api_mail.receive_message,
-        SENDERS,
+        ANSWERERS,
         "The pair's: a message to the token's peer",
         headers=("Idempotency-Key",),
         body=api_mail.PairPost,
@@ -116,7 +116,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/send",
         api_mail.send_message,
-        SENDERS,
+        ANSWERERS,
         "The pair's: a message to the token's peer",
         headers=("Idempotency-Key",),
         body=api_mail.PairPost,

@@ -89,7 +89,7 @@ async def ask(call: Call) -> ASGIApp:
     answer = await call.bus.leases.ask(Ask(agent=name, key=key, watcher=watcher, node=node, limits=limits))
     if not isinstance(answer, Granted):
         return json_response({"wake": None, "why": answer.why, "retry_after_s": _plain(answer.retry_after_s)})
-    return json_response(_granted(call, answer), 200 if answer.again else 201)
+    return json_response(await _granted(call, answer), 200 if answer.again else 201)
 
 
 async def report(call: Call) -> ASGIApp:
@@ -131,9 +131,13 @@ async def resume(call: Call) -> ASGIApp:
     return json_response({"agent": name, "paused": False})
 
 
-def _granted(call: Call, answer: Granted) -> dict[str, Any]:
-    """The wake as its holder is told of it, with a token for its command."""
-    wake = answer.wake
+async def _granted(call: Call, answer: Granted) -> dict[str, Any]:
+    """The wake as its holder is told of it, with a token for its command; a run with one for its answer, too."""
+    wake, guard = answer.wake, call.desk.guard
+    reply = {}
+    row = await call.bus.store.wake(wake.id) if wake.limits.deliver == "each" else None
+    if row is not None and answer.messages:
+        reply = {"reply_token": guard.reply_token(answer.messages[0], row.time)}
     return {
         "wake": {
             "id": wake.id,
@@ -143,7 +147,8 @@ def _granted(call: Call, answer: Granted) -> dict[str, Any]:
             "through": wake.through,
             "attempt": wake.attempt,
             "timeout_s": _plain(wake.limits.timeout_s),
-            "token": call.desk.guard.wake_token(wake.id),
+            "token": guard.wake_token(wake.id),
+            **reply,
             "messages": [msgspec.Raw(message.json()) for message in answer.messages],
             "truncated": answer.truncated,
         },

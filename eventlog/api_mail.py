@@ -9,8 +9,9 @@ from msgspec import UNSET, UnsetType
 from starlette.types import ASGIApp
 
 from eventlog.call import Call
+from eventlog.capability import check_within
 from eventlog.errors import BadRequest, TooLarge
-from eventlog.event import ID_MAX, Message, canonical, check_name, compact, decode_json
+from eventlog.event import ID_MAX, Event, Message, canonical, check_name, compact, decode_json
 from eventlog.seal import instant
 from eventlog.views import Sent
 from eventlog.web import check_cursor, json_response, to_struct, unless_gone
@@ -60,12 +61,15 @@ async def send(call: Call) -> ASGIApp:
     """POST /api/send."""
     decoded = decode_json(await call.body())
     posts = _posts(decoded)
+    if call.caller.answers is not None:
+        posts = [(where, await _answering(call, call.caller.answers, where, post)) for where, post in posts]
     messages = [message for where, post in posts for message in _messages(where, post)]
     sender = _one_sender(call, posts)
     key = _key(call.header("Idempotency-Key"), decoded)
     _check_size(call, messages)
     sent = await call.bus.send(messages, sender=sender, key=key, request=_request(decoded), visible=call.caller.visible)
-    one = isinstance(decoded, dict) and isinstance(decoded["to_agent"], str) and decoded["to_agent"] != "*"
+    to_agent = posts[0][1].to_agent
+    one = isinstance(decoded, dict) and isinstance(to_agent, str) and to_agent != "*"
     return _answer(sent, sent.answers[0] if one else sent.answers, 200 if sent.replayed else 201)
 
 
@@ -118,6 +122,15 @@ async def message(call: Call) -> ASGIApp:
 async def thread(call: Call) -> ASGIApp:
     """GET /api/threads/{id}."""
     return json_response(await call.bus.thread(call.path_id("thread"), visible=call.caller.visible))
+
+
+async def _answering(call: Call, answers: Event, where: str, post: Post) -> Post:
+    """The post of a caller who may answer one message: what it leaves out is as an answer has it. Raises Forbidden."""
+    to_agent = answers.fields["from_agent"] if post.to_agent is None else post.to_agent
+    reply_to = answers.id if post.reply_to is None else post.reply_to
+    names = [to_agent] if isinstance(to_agent, str) else to_agent
+    await check_within(call.bus, answers, to_agents=names, reply_to=reply_to, thread_id=post.thread_id, where=where)
+    return msgspec.structs.replace(post, to_agent=to_agent, reply_to=reply_to)
 
 
 def _posts(decoded: Any) -> list[tuple[str, Post]]:
@@ -243,7 +256,9 @@ async def _pair(call: Call, status: str) -> ASGIApp:
     if not isinstance(kind, str):
         raise BadRequest("type must be text", field="type")
     sender = call.caller.sender(from_agent)
-    recipient = call.caller.peer if to_agent is None else to_agent
+    answers = call.caller.answers
+    peer = call.caller.peer if answers is None else answers.fields["from_agent"]
+    recipient = peer if to_agent is None else to_agent
     if recipient is None:
         raise BadRequest(
             "say in to_agent whom the message is for, or use a token that has a peer",
@@ -254,7 +269,10 @@ async def _pair(call: Call, status: str) -> ASGIApp:
         to_agent=check_name(recipient, "to_agent", reserved=True),
         payload=compact(_kept(payload, rest)),
         type=_check_type(kind, "type"),
+        reply_to=None if answers is None else answers.id,
     )
+    if answers is not None:
+        await check_within(call.bus, answers, to_agents=[one.to_agent], reply_to=answers.id, thread_id=None)
     key = _key(call.header("Idempotency-Key"), None)
     sent = await call.bus.send([one], sender=sender, key=key, request=_request(decoded), visible=call.caller.visible)
     return _answer(sent, {"status": status}, 200)

@@ -5,20 +5,25 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
 from starlette.types import Scope
 
+from eventlog import capability
 from eventlog.errors import BadRequest, ConfigError, Forbidden, Unauthorized
-from eventlog.event import check_name, fold
+from eventlog.event import Event, check_name, fold
 from eventlog.log import EventLog, Visible
 from eventlog.tokens import digest_of, write_secret
 from eventlog.web import header
 
 #: What a wake's token begins with; its wake's id and a signature follow.
 WAKE_PREFIX = "ewk_"
+
+#: How long a reply capability lasts after its run was granted, seconds.
+REPLY_TOKEN_S = 86_400
 
 _WAKE_TOKEN = re.compile(r"ewk_([1-9][0-9]{0,15})_([A-Za-z0-9_-]{43})")
 _UNAUTHORIZED = "no token, or not a good one; send the header Authorization: Bearer TOKEN"
@@ -28,7 +33,8 @@ class Caller(msgspec.Struct, frozen=True):
     """Who is calling: a token's kind and name, and the agents it is for (folded name -> as spelled; None: all of them).
 
     `wake` is the id of the wake whose token this is; such a caller is of kind agent. `peer` is whom the token's agent
-    talks to on the pair's routes.
+    talks to on the pair's routes. `answers` is the message that a reply capability is good for; such a caller is of
+    kind reply, and may send in that message's thread alone.
     """
 
     kind: str
@@ -36,6 +42,7 @@ class Caller(msgspec.Struct, frozen=True):
     agents: Mapping[str, str] | None
     peer: str | None = None
     wake: int | None = None
+    answers: Event | None = None
 
     def covers(self, agent: str) -> bool:
         """Whether the token is for this agent."""
@@ -81,19 +88,22 @@ ANYONE = Caller("admin", "admin", None)
 class Guard:
     """Knows who is calling by the token, and makes the tokens of wakes."""
 
-    def __init__(self, bus: EventLog, wake_key: bytes, *, no_auth: bool = False) -> None:
+    def __init__(
+        self, bus: EventLog, wake_key: bytes, *, no_auth: bool = False, reply_token_s: float = REPLY_TOKEN_S
+    ) -> None:
         self._bus = bus
         self._wake_key = wake_key
         self._no_auth = no_auth
+        self._reply_token_s = reply_token_s
 
     async def caller(self, scope: Scope, query_token: str | None = None) -> Caller:
         """Who made this request; `query_token` is a token from the query string, good only if it can write nothing.
 
         Raises Unauthorized; Forbidden for a token in the query string that may do more than read.
         """
-        if self._no_auth:
+        token = None if self._no_auth and not _answers(scope) else _token(scope)
+        if self._no_auth and token is None:
             return ANYONE
-        token = _token(scope)
         if token is None and query_token is not None:
             caller = await self._known(query_token)
             if caller.kind != "auditor":
@@ -106,6 +116,8 @@ class Guard:
     async def _known(self, token: str) -> Caller:
         if token.startswith(WAKE_PREFIX):
             return await self._wake_caller(token)
+        if token.startswith(capability.PREFIX):
+            return await self._reply_caller(token)
         digest = digest_of(token)
         row = self._bus.token(digest)
         # The look-up is by the digest, of which nothing can be guessed bit by bit; comparing is what decides.
@@ -122,10 +134,37 @@ class Guard:
             raise Unauthorized("this wake's token is over; read and answer in the next wake")
         return Caller("agent", f"wake-{parts[1]}", MappingProxyType({fold(agent): agent}), wake=int(parts[1]))
 
+    async def _reply_caller(self, token: str) -> Caller:
+        claim = capability.claimed(token)
+        message = None if claim is None else await self._bus.store.message(claim.message_id)
+        if claim is None or message is None or not hmac.compare_digest(self._reply_token(message, claim.ends), token):
+            raise Unauthorized(_UNAUTHORIZED)
+        if claim.over():
+            raise Unauthorized("this token was for answering one message, and its time is up; use one of your own")
+        agent = message.fields["to_agent"]
+        agents = MappingProxyType({fold(agent): agent})
+        return Caller(capability.KIND, f"reply-{message.id}", agents, answers=message)
+
+    def reply_token(self, message: Event, granted: str) -> str:
+        """The reply capability of a run: with it `message` can be answered as its recipient. The same each time.
+
+        `granted` is the time of the run's wake (RFC 3339), from which it lasts for `reply_token_s`.
+        """
+        return self._reply_token(message, int(datetime.fromisoformat(granted).timestamp() + self._reply_token_s))
+
+    def _reply_token(self, message: Event, ends: int) -> str:
+        return capability.reply_token(self._wake_key, self._bus.log_id, message, ends)
+
     def wake_token(self, wake_id: int) -> str:
         """The token of a wake; the same each time it is asked for, and of no use to another log."""
         signed = hmac.digest(self._wake_key, f"{self._bus.log_id}:{wake_id}".encode(), "sha256")
         return f"{WAKE_PREFIX}{wake_id}_{base64.urlsafe_b64encode(signed).decode().rstrip('=')}"
+
+
+def _answers(scope: Scope) -> bool:
+    """Whether a reply capability is shown: it says who sends also where no token is asked for."""
+    shown = (header(scope, name) or "" for name in (b"authorization", b"x-shared-secret"))
+    return any(value.rpartition(" ")[2].startswith(capability.PREFIX) for value in shown)
 
 
 def _token(scope: Scope) -> str | None:

@@ -19,6 +19,7 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 #: The kinds of token by what they may do.
 ADMIN = frozenset({"admin"})
 SENDERS = frozenset({"agent", "admin"})
+ANSWERERS = SENDERS | {"reply"}
 WATCHERS = frozenset({"watcher", "admin"})
 AUDITORS = frozenset({"auditor", "admin"})
 READERS = frozenset({"agent", "auditor", "admin"})

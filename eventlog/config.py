@@ -121,6 +121,12 @@ class Config:
         unit="s",
         least=0,
     )
+    reply_token_s: float = _setting(
+        86_400.0,
+        "How long the token lasts with which a run can answer its message, from the run's grant on.",
+        unit="s",
+        least=1,
+    )
     shutdown_grace_s: float = _setting(
         0.5, "Time for followers to end with a whole frame when the bus stops.", unit="s", least=0
     )

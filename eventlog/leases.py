@@ -248,6 +248,11 @@ class Leases:
         return await self._append(state, [draft], key)
 
     async def _granted(self, state: AgentState, wake: Wake, *, again: bool) -> Granted:
+        age_s = max(0.0, self._now() - self._clock.at(state, wake.id)) if again else 0.0
+        if wake.limits.deliver == "each":
+            # It is about one message, whatever became of it since and however large it is.
+            message = await self._store.message(wake.through)
+            return Granted(state.name, wake, (message,) if message else (), False, round(age_s, 3), again)
         after = max(wake.after, state.cursor)
         waiting = await self._store.living(state.name, after, wake.through, MESSAGES_MAX, wall_now())
         fitting: list[Event] = []
@@ -258,7 +263,6 @@ class Leases:
                 break
             fitting.append(message)
         truncated = len(fitting) < len(waiting) or len(waiting) == MESSAGES_MAX
-        age_s = max(0.0, self._now() - self._clock.at(state, wake.id)) if again else 0.0
         return Granted(state.name, wake, tuple(fitting), truncated, round(age_s, 3), again)
 
     async def _on_ok(self, state: AgentState, row: WakeRow, report: Report) -> list[Draft]:
@@ -267,7 +271,7 @@ class Leases:
         if report.outcome != "ok":
             return drafts
         newest = await self._store.event(row.through) if report.reply is not None else None
-        if newest is not None:
+        if newest is not None and newest.sender != "bus":  # which reads no answers
             drafts.append(_answer(newest, newest.fields["to_agent"], "MESSAGE", report.reply or b"null"))
         if row.limits.ack == "exit" and row.through > state.cursor:
             drafts.append(Draft("ack", {"agent": state.name, "cursor": row.through}))

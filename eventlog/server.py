@@ -92,7 +92,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _serve(config: Config, *, as_json: bool) -> int:
     with DataLock(config.data_dir) as lock:
         async with EventLog.open(config) as bus:
-            guard = Guard(bus, load_wake_key(config.data_dir / WAKE_KEY_FILE), no_auth=config.no_auth)
+            key = load_wake_key(config.data_dir / WAKE_KEY_FILE)
+            guard = Guard(bus, key, no_auth=config.no_auth, reply_token_s=config.reply_token_s)
             await _ensure_admin(bus, config.data_dir)
             sock = listening_socket(config)
             url = address_of(sock)

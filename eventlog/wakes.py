@@ -199,8 +199,12 @@ def decide(
         return _nothing("nothing_unread", RETRY_AFTER_MAX_S)
     deadlines = [_deadline(state, span, limits, clock) for span in spans]
     ready = [i for i, deadline in enumerate(deadlines) if deadline <= now]
+    if limits.deliver == "each" and limits.ack == "exit":
+        # An ok run acknowledges through its message: it must not pass one by whose own time has not come.
+        first = next((i for i, deadline in enumerate(deadlines) if deadline != math.inf), None)
+        ready = [i for i in ready if i == first]
     if not ready:
-        return _nothing("ack_pending", min(deadlines) - now)
+        return _nothing("ack_pending", min(deadline for deadline in deadlines if deadline > now) - now)
     quiet_until = (clock.boot if quiet_since is None else quiet_since) + _quiet_s(state, limits, quiet_s)
     held = _held_back(state, limits, now, clock, paused=paused, quiet_until=quiet_until)
     if held is not None:

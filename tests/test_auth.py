@@ -20,7 +20,7 @@ from tests.support import BusProcess
 
 #: Every route, a request to it that each of its callers may make, and the kinds of token that may (None: everyone).
 MATRIX: tuple[tuple[str, str, object, str | None], ...] = (
-    ("POST", "/api/send", {"to_agent": "mel", "payload": 1}, "agent wake admin"),
+    ("POST", "/api/send", {"to_agent": "mel", "payload": 1}, "agent wake reply admin"),
     ("GET", "/api/inbox?agent=mel", None, "agent wake auditor admin"),
     ("POST", "/api/inbox/ack", {"agent": "mel", "cursor": 0}, "agent wake admin"),
     ("GET", "/api/stream?agent=mel", None, "agent wake watcher auditor admin"),
@@ -39,13 +39,13 @@ MATRIX: tuple[tuple[str, str, object, str | None], ...] = (
     ("POST", "/api/messages/999999/redact", {"reason": "test"}, "admin"),
     ("POST", "/api/verify", {}, "auditor admin"),
     ("POST", "/api/backup", {"path": "relative"}, "admin"),
-    ("POST", "/message", {"type": "TASK", "to_agent": "mel"}, "agent wake admin"),
-    ("POST", "/send", {"type": "TASK", "to_agent": "mel"}, "agent wake admin"),
+    ("POST", "/message", {"type": "TASK", "to_agent": "mel"}, "agent wake reply admin"),
+    ("POST", "/send", {"type": "TASK", "to_agent": "mel"}, "agent wake reply admin"),
     ("GET", "/healthz", None, None),
     ("GET", "/readyz", None, None),
     ("GET", "/openapi.json", None, None),
 )
-CALLERS = ("agent", "wake", "watcher", "auditor", "admin")
+CALLERS = ("agent", "wake", "reply", "watcher", "auditor", "admin")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ class Place:
     def __init__(self, admin: Foreign) -> None:
         self.message = admin.send("mel", "hello", from_agent="ann")
         watcher = admin.create_token("mini", "watcher")
-        wake = granted(watcher.ask("k1"))
+        wake = granted(watcher.ask("k1", deliver="each"))
         self.wake = wake["id"]
         self.clients = {
             "admin": admin,
@@ -74,6 +74,7 @@ class Place:
             "agent": admin.create_token("mel", "agent"),
             "auditor": admin.create_token("eve", "auditor"),
             "wake": admin.with_token(wake["token"]),
+            "reply": admin.with_token(wake["reply_token"]),
         }
 
     def path(self, pattern: str) -> str:

@@ -11,7 +11,7 @@ from eventlog.agents import Limits
 from eventlog.engine import Append, Appended
 from eventlog.errors import Conflict, NotFound
 from eventlog.event import Draft
-from eventlog.leases import DEAD_LETTERS_MAX, QUIET_S, Leases
+from eventlog.leases import DEAD_LETTERS_MAX, MESSAGES_BYTES_MAX, QUIET_S, Leases
 from eventlog.maintenance import backup
 from eventlog.sqlite_engine import SqliteEngine
 from eventlog.store import Store
@@ -100,6 +100,28 @@ async def test_two_deciders_on_one_log_get_one_wake(bench: Bench) -> None:
         )
     )
     assert sum(isinstance(answer, Granted) for answer in answers) == 1
+
+
+RUNS = Limits(timeout_s=100, start_within_s=10, deliver="each", ack="exit")
+
+
+async def test_a_run_is_given_its_message_whole_and_again_whatever_became_of_it(bench: Bench) -> None:
+    large = b'"' + b"x" * (MESSAGES_BYTES_MAX + 1) + b'"'
+    sent, _ = await bench.message(payload=large), await bench.message()
+    first = await bench.granted("k1", limits=RUNS)
+    assert ([m.id for m in first.messages], first.messages[0].payload, first.truncated) == ([sent], large, False)
+    await bench.ack(sent)
+    assert (await bench.granted("k1", limits=RUNS)).messages == first.messages
+
+
+async def test_a_run_for_what_the_bus_said_answers_nobody(bench: Bench) -> None:
+    for sender in ("bus", "tony"):
+        sent = await bench.message(sender=sender)
+        run = await bench.granted(sender, limits=RUNS)
+        await bench.leases.report(run.wake.id, Report(sender, "ok", reply=b'"done"'))
+        page = await bench.store.page(0, 100, events=["message"])
+        assert [e.fields["to_agent"] for e in page if e.fields.get("reply_to") == sent] == ["tony"] * (sender == "tony")
+        assert (await bench.kinds())[-1] == "ack"
 
 
 async def test_age_counts_from_the_grant(bench: Bench) -> None:

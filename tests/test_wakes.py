@@ -68,6 +68,27 @@ class TestGranting:
         log.finish(log.ask(each, "k1"), "ok")
         assert log.decide(each) == Grant(first, second, 1)
 
+    def test_a_run_waits_for_a_message_before_its_own_whose_ack_is_due(self, log: PureLog) -> None:
+        """Its exit would acknowledge that one, too."""
+        each = Limits(deliver="each", ack="exit")
+        first = log.message()
+        log.finish(log.ask(LIMITS, "k1"), "ok")
+        log.message()
+        assert log.decide(each) == Nothing("ack_pending", 300)
+        log.now += LIMITS.ack_within_s
+        assert log.decide(each) == Grant(0, first, 2)
+
+    def test_a_run_passes_what_wanted_no_ack_and_what_is_dead(self, log: PureLog) -> None:
+        each = Limits(deliver="each", ack="exit", max_attempts=1)
+        settled = log.message()
+        log.finish(log.ask(Limits(ack="none"), "k1"), "ok")
+        second = log.message()
+        assert log.decide(each) == Grant(settled, second, 1)
+        fail(log, each)
+        log.settle(each)
+        third = log.message()
+        assert log.decide(each) == Grant(second, third, 1)
+
     def test_a_wake_that_wants_no_ack_is_never_due_again(self, log: PureLog) -> None:
         limits = Limits(ack="none")
         covered = log.message()
