@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import os
 import socket
 import sys
 import threading
@@ -245,6 +246,12 @@ def test_a_waker_of_ones_own_may_be_async_and_may_fail(
     assert run_own(busy, monkeypatch, tmp_path) == 75
     assert run_own(broken, monkeypatch, tmp_path) == 1
     assert capsys.readouterr().err == "the room is full\nValueError: no such room\n"
+
+
+def test_a_waker_is_looked_for_wherever_the_watcher_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told = wakers.environment(AgentSettings(waker="mine"), tmp_path / "grant")
+    assert told["PYTHONPATH"].split(os.pathsep)[1:] == [str(tmp_path)]
 
 
 def test_a_waker_that_is_not_installed_starts_nothing() -> None:

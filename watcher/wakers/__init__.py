@@ -14,6 +14,7 @@ nothing is counted against the message); any other exception says that the wake 
 Other wakers are found in the entry point group `bus_watcher.wakers`; the entry's name is the value of `waker`.
 """
 
+import os
 import sys
 from collections.abc import Awaitable, Mapping
 from importlib import import_module
@@ -51,8 +52,9 @@ def environment(settings: AgentSettings, grant_file: Path) -> Mapping[str, str]:
     """What the program needs in its environment besides what every wake has."""
     if settings.waker == "command":
         return settings.env
-    # The process must find this package also where it runs from a checkout.
-    return {"PYTHONPATH": str(Path(__file__).parents[2]), **settings.env, GRANT_FILE: str(grant_file)}
+    # The process must find this package also where it runs from a checkout, and the waker wherever the watcher does.
+    found = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": found, **settings.env, GRANT_FILE: str(grant_file)}
 
 
 def load(name: str) -> Waker:
