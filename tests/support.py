@@ -6,6 +6,7 @@ import os
 import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,6 +40,14 @@ def until(look: Callable[[], T], deadline_s: float = DEADLINE_S, why: Callable[[
         time.sleep(0.02)
         began = time.monotonic()
     return seen
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def clean_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -280,9 +289,7 @@ class WatcherProcess:
 
     def shims(self, agent: str = "") -> list[int]:
         """The process ids of its shims, or of those of one agent, without their guards and commands."""
-        place = str(self.state_dir / "agents" / agent)
-        found = {pid: parent for pid, parent, line in _processes() if place in line and "shim.py" in line}
-        return [pid for pid, parent in found.items() if parent not in found]
+        return shims(str(self.state_dir / "agents" / agent))
 
     def kill_shims(self) -> None:
         """SIGKILL to each of its shims; their guards end the commands."""
@@ -297,6 +304,12 @@ class WatcherProcess:
         if self._process is not None and self._process.poll() is None:
             self.kill()
         self.kill_shims()
+
+
+def shims(place: str) -> list[int]:
+    """The process ids of the shims that work in folders below a place, without their guards and commands."""
+    found = {pid: parent for pid, parent, line in _processes() if place in line and "shim.py" in line}
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 def _processes() -> Iterator[tuple[int, int, str]]:
