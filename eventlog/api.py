@@ -60,7 +60,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("POST", "/api/wakes", api_agents.ask, WATCHERS, "Ask for a wake", body=api_agents.Asked, answers=_WAKE),
     Route("PATCH", "/api/wakes/{id}", api_agents.report, WATCHERS, "Report how a wake ended", body=api_agents.Reported),
-    Route("GET", "/api/messages/{id}", api_mail.message, READERS, "A message and its receipt"),
+    Route(
+        "GET",
+        "/api/messages/{id}",
+        api_mail.message,
+        READERS,
+        "A message and its receipt; waits until it has come so far",
+        params=("wait", "timeout"),
+    ),
     Route("GET", "/api/threads/{id}", api_mail.thread, READERS, "A conversation in order"),
     Route(
         "GET",

@@ -12,6 +12,7 @@ from eventlog.call import Call
 from eventlog.capability import check_within
 from eventlog.errors import BadRequest, TooLarge
 from eventlog.event import ID_MAX, Event, Message, canonical, check_name, compact, decode_json
+from eventlog.receipts import WAITS
 from eventlog.seal import instant
 from eventlog.views import Sent
 from eventlog.web import check_cursor, json_response, to_struct, unless_gone
@@ -116,7 +117,21 @@ async def ack(call: Call) -> ASGIApp:
 
 async def message(call: Call) -> ASGIApp:
     """GET /api/messages/{id}."""
-    return json_response(await call.bus.message(call.path_id("message"), visible=call.caller.visible))
+    query, visible = call.query, call.caller.visible
+    message_id, wanted = call.path_id("message"), query.one("wait")
+    timeout_s = query.seconds("timeout", 0, call.config.wait_max_s, 0)
+    if wanted is None:
+        return json_response(await call.bus.message(message_id, visible=visible))
+    if wanted not in WAITS:
+        raise BadRequest(f"wait must be one of {', '.join(WAITS)}", field="wait")
+    call.desk.seats.take()
+    try:
+        waiting = call.bus.message_once(
+            message_id, wanted, timeout_s=timeout_s, check=call.check_token, visible=visible
+        )
+        return json_response(await unless_gone(call.receive, waiting))
+    finally:
+        call.desk.seats.leave()
 
 
 async def thread(call: Call) -> ASGIApp:

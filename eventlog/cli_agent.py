@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from eventlog import cli_format, errors
-from eventlog.cli_common import EXIT_NO, Link, linked, note, run, say, say_json
+from eventlog.cli_common import EXIT_NO, EXIT_WAITED, Link, linked, note, run, say, say_json
 
-#: One request of a long wait: short enough to pass what cuts silent connections, and to notice a bus that is gone.
-WAIT_ONCE_S = 25.0
+#: How long `--wait` waits, unless told.
+TIMEOUT_S = 600.0
+#: What `--wait` may ask for.
+WAITS = ("woken", "read", "replied", "done")
 
 
 @click.command()
@@ -26,6 +28,10 @@ WAIT_ONCE_S = 25.0
 @click.option("--key", metavar="KEY", help="Repeating a send with the same key is harmless (default: a new one).")
 @click.option("--payload", metavar="JSON", help="The payload as JSON, instead of text.")
 @click.option("--give-up", type=float, default=60.0, metavar="SECONDS", help="How long to try (default 60).")
+@click.option(
+    "--wait", "wanted", type=click.Choice(WAITS), help="Wait until it has come so far; replied: print the reply."
+)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait (default 600).")
 @linked
 def send(
     link: Link,
@@ -39,12 +45,17 @@ def send(
     key: str | None,
     payload: str | None,
     give_up: float,
+    wanted: str | None,
+    timeout: float | None,
 ) -> None:
     """Send TEXT (- reads it from standard input) to the agent TO; to several with commas, to all with '*'.
 
     It is tried again, with one key, until it is accepted.
     """
     names = to.split(",")
+    if wanted is not None and (len(names) > 1 or to == "*"):
+        raise click.UsageError("--wait is for a message to one agent")
+    timeout_s = _timeout_s(wanted, timeout)
     body = _payload(message, payload)
 
     async def work() -> Any:
@@ -64,13 +75,43 @@ def send(
 
     answer = run(work())
     answers = answer if isinstance(answer, list) else [answer]
-    if link.as_json:
+    # With --wait, standard output is what was waited for.
+    tell = say if wanted is None else note
+    if link.as_json and wanted is None:
         say_json(answer)
     for one in answers:
         if not link.as_json:
-            say(f"accepted: id {one['id']}, thread {one['thread_id']}")
+            tell(f"accepted: id {one['id']}, thread {one['thread_id']}")
         if not one.get("known", True):
             note(_unknown(to, one.get("nearest", ())))
+    if wanted is not None:
+        _wait(link, answer["id"], wanted, timeout_s)
+
+
+def _timeout_s(wanted: str | None, timeout: float | None) -> float:
+    if timeout is not None and wanted is None:
+        raise click.UsageError("--timeout is for --wait")
+    return TIMEOUT_S if timeout is None else timeout
+
+
+def _wait(link: Link, message_id: int, wanted: str, timeout_s: float) -> None:
+    """Waits for a receipt and prints it, or the payload of the reply waited for; exits by what came of it."""
+
+    async def work() -> tuple[dict[str, Any], dict[str, Any] | None]:
+        async with link.bus() as bus:
+            message = await bus.wait(message_id, wanted, timeout_s)
+            replies = message["receipt"].get("replies")
+            return message, await bus.message(replies[0]["id"]) if replies and wanted == "replied" else None
+
+    message, answer = run(work())
+    if link.as_json:
+        say_json(message)
+    elif answer is not None:
+        say(cli_format.whole_payload(answer))
+    else:
+        for line in cli_format.receipt_lines(message):
+            say(line)
+    raise click.exceptions.Exit(EXIT_WAITED[message["receipt"]["waited"]])
 
 
 def _payload(message: str | None, payload: str | None) -> Any:
@@ -116,13 +157,15 @@ async def _inbox(link: Link, agent: str, wait_s: float, after: int | None, limit
     """The inbox once it is not empty, at the latest after `wait_s`; a bus that restarts meanwhile is waited for."""
     import asyncio
 
+    from eventlog import client
+
     deadline = time.monotonic() + wait_s
     while True:
         left_s = max(0.0, deadline - time.monotonic())
         try:
             async with link.bus() as bus:
                 page: dict[str, Any] = await bus.inbox(
-                    agent, after=after, limit=limit, wait_s=min(left_s, WAIT_ONCE_S) or None
+                    agent, after=after, limit=limit, wait_s=min(left_s, client.WAIT_ONCE_S) or None
                 )
             if page["messages"] or time.monotonic() >= deadline:
                 return page
@@ -197,20 +240,31 @@ def show_event(event: Mapping[str, Any], *, as_json: bool) -> None:
 @click.command()
 @click.argument("message_id", type=int, metavar="ID")
 @click.option("--thread", is_flag=True, help="The whole conversation that message ID began.")
+@click.option("--wait", "wanted", type=click.Choice(WAITS), help="Wait until it has come so far.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait (default 600).")
 @linked
-def show(link: Link, message_id: int, thread: bool) -> None:
-    """A message and how far it has come: accepted, woken, read, replied, or dead."""
+def show(link: Link, message_id: int, thread: bool, wanted: str | None, timeout: float | None) -> None:
+    """A message and how far it has come: accepted, woken, running, read, replied, or dead.
+
+    With --wait the exit code says what came of it.
+    """
+    timeout_s = _timeout_s(wanted, timeout)
+    if thread and wanted is not None:
+        raise click.UsageError("--wait is for one message, --thread for a conversation")
 
     async def work() -> dict[str, Any]:
         async with link.bus() as bus:
+            if wanted is not None:
+                return await bus.wait(message_id, wanted, timeout_s)
             return await (bus.thread(message_id) if thread else bus.message(message_id))
 
     answer = run(work())
     if link.as_json:
         say_json(answer)
-        return
-    for message in answer["messages"] if thread else [answer]:
-        say(cli_format.event_line(message))
-    if not thread:
-        for line in cli_format.receipt_lines(answer):
+    else:
+        for message in answer["messages"] if thread else [answer]:
+            say(cli_format.event_line(message))
+        for line in () if thread else cli_format.receipt_lines(answer):
             say(line)
+    if wanted is not None:
+        raise click.exceptions.Exit(EXIT_WAITED[answer["receipt"]["waited"]])

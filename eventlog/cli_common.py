@@ -24,6 +24,9 @@ EXIT_CODES: dict[int, str] = {
     0: "done; of `inbox`: there is mail; of `verify` and `doctor`: all is well",
     1: "the answer is no: no mail, no such thing, a damaged log, a check that failed",
     2: "the command line is wrong",
+    3: "of `--wait`: the message is a dead letter",
+    4: "of `--wait`: the message expired before anybody read it",
+    5: "of `--wait`: the time is over, and the message has not come so far",
     65: "the bus refuses the request as it is: sending it again unchanged cannot succeed",
     69: "no bus answers or takes the request now, or another process has the folder or the address; nothing was done",
     errors.EXIT_COMMIT_FAILED: "the outcome is not known; sending again with the same key is harmless",
@@ -35,6 +38,8 @@ EXIT_CODES: dict[int, str] = {
 
 EXIT_NO = 1
 EXIT_USAGE = 2
+#: How a wait for a receipt ends, by what the receipt says of it.
+EXIT_WAITED = {"reached": 0, "dead": 3, "expired": 4, "time_over": 5, "stopping": 5}
 EXIT_REFUSED = 65
 EXIT_UNAVAILABLE = 69
 EXIT_NOT_PERMITTED = 77

@@ -34,6 +34,15 @@ def payload_text(event: Mapping[str, Any], limit: int = PAYLOAD_CHARS) -> str:
     return clean(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
+def whole_payload(event: Mapping[str, Any]) -> str:
+    """A message's payload as it is: text with its lines, anything else as JSON; without what would steer a terminal."""
+    if event.get("redacted"):
+        return "(redacted)"
+    payload = event.get("payload")
+    text = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
+    return "\n".join("\t".join(map(clean, line.split("\t"))) for line in text.split("\n"))
+
+
 def event_line(event: Mapping[str, Any]) -> str:
     """One event: id, time, kind, and what its kind tells."""
     kind = str(event.get("event", "message"))
@@ -70,17 +79,25 @@ _COMMON = frozenset({"id", "event", "time", "hash"})
 
 
 def receipt_lines(message: Mapping[str, Any]) -> Iterable[str]:
-    """How far a message has come."""
+    """How far a message has come, each step with its time."""
     receipt = message.get("receipt") or {}
     yield f"status: {receipt.get('status', '?')}" + ("  (expired)" if receipt.get("expired") else "")
+    if receipt.get("accepted"):
+        yield f"  accepted  {receipt['accepted']['time']}"
+    running = (receipt.get("running") or {}).get("id")
     for wake in receipt.get("wakes", ()):
+        now = "running" if wake["wake"] == running else "in flight"
+        ended = f"{wake['outcome']}  {wake.get('finished', '')}" if wake.get("outcome") else now
         yield clean(
-            f"  wake {wake['wake']}  {wake['time']}  attempt {wake['attempt']}  by {wake['watcher']}"
-            f"  {wake.get('outcome', 'in flight')}"
+            f"  wake {wake['wake']}  {wake['time']}  attempt {wake['attempt']}  by {wake['watcher']}  {ended}".rstrip()
         )
-    for step in ("read", "dead"):
-        if receipt.get(step):
-            yield f"  {step} at {receipt[step]['id']}  {receipt[step]['time']}"
+    if receipt.get("read"):
+        yield f"  read at {receipt['read']['id']}  {receipt['read']['time']}"
+    if receipt.get("dead"):
+        dead = receipt["dead"]
+        yield clean(
+            f"  dead at {dead['id']}  {dead['time']}  {dead.get('reason', '')} after {dead.get('attempts')} attempts"
+        )
     for reply in receipt.get("replies", ()):
         yield f"  replied by {reply['id']}  {reply['time']}"
 

@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 import msgspec
 
 from eventlog import errors
+from eventlog.client_admin import Administration, body_of, segment
 from eventlog.discovery import discover
 from eventlog.sse import RETRY_MS, Frame
-from eventlog.wire import Answer, Stream, Wire
+from eventlog.wire import Answer, Stream
 
 __all__ = ["Answer", "Bus", "Stream", "backoff_s"]
 
@@ -26,6 +26,8 @@ BACKOFF_S_MAX = 1.0
 ASKED_S_MAX = 30.0
 #: The first wait between two attempts to send.
 SEND_BACKOFF_S = 0.25
+#: One request of a long wait: short enough to pass what cuts silent connections, and to notice a bus that is gone.
+WAIT_ONCE_S = 25.0
 #: How long `send` goes on trying, by default.
 GIVE_UP_S = 60.0
 
@@ -35,7 +37,7 @@ def backoff_s(failures: int, base_s: float = RETRY_MS / 1000) -> float:
     return random.uniform(0.5, 1.0) * min(BACKOFF_S_MAX, base_s * 2.0 ** min(failures - 1, 10))
 
 
-class Bus(Wire):
+class Bus(Administration):
     """A client of one bus: `async with Bus(url, token) as bus: ...`, or `Bus.discover()`.
 
     Methods return decoded JSON in the shapes of the HTTP reference. They raise the error of `eventlog.errors` that the
@@ -167,6 +169,37 @@ class Bus(Wire):
         """One message and its receipt. Raises `NotFound` also if the token may not see it."""
         return await self._get(f"/api/messages/{message_id}")
 
+    async def wait(self, message_id: int, wanted: str, timeout_s: float) -> dict[str, Any]:
+        """The message and its receipt, as soon as it is `woken`, `read`, `replied` or `done`; else as it stands when
+        it is dead or expired, or after `timeout_s`. `["receipt"]["waited"]` says which.
+
+        A bus that restarts meanwhile is waited for. Raises `Unavailable` or `TooManyRequests` if no bus has answered
+        when the time is over, `NotFound` also if the token may not see the message.
+        """
+        deadline = time.monotonic() + timeout_s
+        failures = 0
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            once_s = round(min(left_s, WAIT_ONCE_S), 3)
+            asked_s = 0.0
+            try:
+                params = {"wait": wanted, "timeout": once_s}
+                told = await self._get(f"/api/messages/{message_id}", params, timeout_s=self.timeout_s + once_s)
+                waited = told["receipt"]["waited"]
+                if waited == "stopping" and left_s:
+                    failures += 1
+                elif waited == "time_over" and left_s > WAIT_ONCE_S:
+                    failures = 0
+                else:
+                    return told
+            except (errors.Unavailable, errors.TooManyRequests) as exc:
+                failures += 1
+                asked_s = min(exc.retry_after_s or 0.0, ASKED_S_MAX)
+                if time.monotonic() + asked_s > deadline:
+                    raise
+            if failures:
+                await asyncio.sleep(max(backoff_s(failures, SEND_BACKOFF_S), asked_s))
+
     async def thread(self, thread_id: int) -> dict[str, Any]:
         """The conversation that the message `thread_id` began, in order."""
         return await self._get(f"/api/threads/{thread_id}")
@@ -221,15 +254,7 @@ class Bus(Wire):
 
     async def agent(self, name: str) -> dict[str, Any]:
         """Unread count, cursor, wake in flight, last wake, when the next is due and why, watchers, last seen."""
-        return await self._get(f"/api/agents/{_segment(name)}")
-
-    async def pause(self, agent: str) -> Any:
-        """No wake is granted to this agent until `resume`; "*" is all agents."""
-        return await self._post(f"/api/agents/{_segment(agent)}/pause", {})
-
-    async def resume(self, agent: str) -> Any:
-        """Wakes are granted again."""
-        return await self._post(f"/api/agents/{_segment(agent)}/resume", {})
+        return await self._get(f"/api/agents/{segment(name)}")
 
     async def ask(self, key: str, agent: str, **limits: Any) -> dict[str, Any]:
         """Asks for a wake: `{"wake", "age_s"}` if granted, else `{"wake": None, "why", "retry_after_s"}`.
@@ -244,63 +269,7 @@ class Bus(Wire):
         Raises `NotFound` (unknown_wake) or `Conflict` (already_finished, superseded): then, too, the wake is over.
         """
         body = {"key": key, "outcome": outcome, **told}
-        return _object(await self.request("PATCH", f"/api/wakes/{wake_id}", json=body))
-
-    # ---- administration ---------------------------------------------------------------------------------------------
-
-    async def tokens(self) -> Any:
-        """All tokens that are not revoked: name, kind, agents, peer; never the token itself."""
-        return await self._get("/api/tokens")
-
-    async def token_create(
-        self, name: str, kind: str, agents: Sequence[str] = (), peer: str | None = None
-    ) -> dict[str, Any]:
-        """Makes a token; this answer is the only place where it ever stands (`token`)."""
-        body = {"name": name, "kind": kind, "agents": list(agents) or None, "peer": peer}
-        return await self._post("/api/tokens", {field: value for field, value in body.items() if value is not None})
-
-    async def token_revoke(self, name: str) -> None:
-        """Ends a token and the streams opened with it."""
-        await self.request("DELETE", f"/api/tokens/{_segment(name)}")
-
-    async def redact(self, message_id: int, reason: str) -> Any:
-        """Erases a message's payload; the chain of hashes stays whole."""
-        return await self._post(f"/api/messages/{message_id}/redact", {"reason": reason})
-
-    async def backup(self, path: Path, *, timeout_s: float = 600.0) -> Any:
-        """Has the bus write a marked copy of its log to `path`, a path on the bus's own machine."""
-        return await self._post("/api/backup", {"path": str(path)}, timeout_s=timeout_s)
-
-    async def verify(self, anchor: tuple[int, str] | None = None, *, timeout_s: float = 3600.0) -> dict[str, Any]:
-        """Has the bus check its whole log; `anchor` is an (id, hash) given out earlier.
-
-        `{"ok", "events", "head", "hash"}`, and where not ok the first bad event's `id` and a `detail`.
-        """
-        body = {} if anchor is None else {"id": anchor[0], "hash": anchor[1]}
-        return await self._post("/api/verify", body, timeout_s=timeout_s)
-
-    async def healthz(self) -> Answer:
-        """Whether a bus answers; its headers carry the bus's clock (`Date`)."""
-        return await self.request("GET", "/healthz")
-
-    async def _get(
-        self, path: str, params: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        return _object(await self.request("GET", path, params=params, timeout_s=timeout_s))
-
-    async def _post(self, path: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> dict[str, Any]:
-        return _object(await self.request("POST", path, json=body, timeout_s=timeout_s))
-
-
-def _object(answer: Answer) -> dict[str, Any]:
-    if not isinstance(answer.body, dict):
-        raise errors.Unreachable("what answers is not an event log: its answer is no JSON object", sent=True)
-    return answer.body
-
-
-def _segment(name: str) -> str:
-    """A name as one segment of a path."""
-    return quote(name, safe="")
+        return body_of(await self.request("PATCH", f"/api/wakes/{wake_id}", json=body))
 
 
 def _given_up(exc: errors.EventlogError, maybe: bool, attempts: int, key: str) -> errors.Unavailable:

@@ -84,12 +84,14 @@ class Config:
     )
     page_limit: int = _setting(100, "Entries of a page when a request names no `limit`.", least=1, most=1000)
     page_limit_max: int = _setting(1000, "The largest `limit` that a request may name.", least=1, most=10_000)
-    wait_max_s: float = _setting(600.0, "The longest `wait` of an inbox request.", unit="s", least=1, most=3600)
+    wait_max_s: float = _setting(
+        600.0, "The longest wait of a request, for mail or for a receipt.", unit="s", least=1, most=3600
+    )
 
     heartbeat_s: float = _setting(
         5.0, "Time between a stream's signs of life, if its request names none.", unit="s", least=1, most=60
     )
-    followers_max: int = _setting(2000, "Streams and waiting inbox requests at once; more are answered 429.", least=1)
+    followers_max: int = _setting(2000, "Streams and waiting requests at once; more are answered 429.", least=1)
     window_events: int = _setting(10_000, "The newest frames that are kept in memory for followers.", least=1)
     window_bytes: int = _setting(16_777_216, "The most memory for those frames.", unit="bytes", least=1_048_576)
     send_timeout_s: float = _setting(

@@ -1,7 +1,7 @@
 """EventLog: the log as everything above it sees it; append, read, follow, and the policy of all three."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from eventlog.leases import Leases
 from eventlog.mail import TRIES_MAX, Mail, Visible
 from eventlog.overview import Overview
 from eventlog.presence import Presence
+from eventlog.receipts import Receipts
 from eventlog.roster import Roster
 from eventlog.sqlite_engine import SqliteEngine
 from eventlog.store import Store, TokenRow
@@ -73,7 +74,7 @@ class EventLog:
             recipients_max=config.recipients_max,
             batch_max=config.batch_max,
         )
-        self._history = History(store, engine.head, self._mail)
+        self._history = History(store, engine.head, self._mail, Receipts(store, self._hub))
         self._overview = Overview(store, self.leases, self.presence)
         self._roster = Roster(tokens)
         self._token_turn = asyncio.Lock()
@@ -128,6 +129,22 @@ class EventLog:
     async def message(self, message_id: int, *, visible: Visible = None) -> bytes:
         """The message's flat JSON object with a `receipt` (views.Receipt). Raises NotFound."""
         return await self._history.message(message_id, visible=visible)
+
+    async def message_once(
+        self,
+        message_id: int,
+        wanted: str,
+        *,
+        timeout_s: float,
+        check: Callable[[], Awaitable[object]],
+        visible: Visible = None,
+    ) -> bytes:
+        """The same, as soon as its receipt has what is `wanted` (receipts.WAITS), and after `timeout_s` at the latest.
+
+        Before that if the message is dead or has expired, or the bus stops. `check` is called with every look at the
+        receipt; what it raises ends the wait. Raises NotFound.
+        """
+        return await self._history.message_once(message_id, wanted, timeout_s=timeout_s, check=check, visible=visible)
 
     async def thread(self, thread_id: int, *, visible: Visible = None) -> Thread:
         """The conversation that message `thread_id` began; all of it to whoever is part of it. Raises NotFound."""

@@ -8,6 +8,7 @@ import msgspec
 from eventlog.call import Route
 from eventlog.errors import STATUS
 from eventlog.event import ID_MAX, KINDS
+from eventlog.receipts import WAITS
 
 _NAME = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
 _CURSOR = {"type": "integer", "minimum": 0, "maximum": ID_MAX}
@@ -25,7 +26,11 @@ PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "before": (_CURSOR, "A cursor: what comes strictly before it."),
     "limit": ({"type": "integer", "minimum": 1}, "The most entries of one page."),
-    "wait": ({"type": "number", "minimum": 0}, "Seconds to wait for a first message where there is none."),
+    "wait": (
+        {"oneOf": [{"type": "number", "minimum": 0}, {"type": "string", "enum": [*WAITS]}]},
+        "Of an inbox: seconds to wait for a first message where there is none. Of a message: what to wait for.",
+    ),
+    "timeout": ({"type": "number", "minimum": 0}, "Seconds to wait at most; default 0."),
     "heartbeat": ({"type": "number", "minimum": 1, "maximum": 60}, "Seconds between two signs of life."),
     "thread": (_CURSOR, "The id of a conversation's first message."),
     "watcher": (_NAME, "The watcher whose stream this is, so that the bus knows who serves whom."),

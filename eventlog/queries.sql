@@ -153,12 +153,12 @@ SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w
 FROM wakes w JOIN events e ON e.id = w.id WHERE w.key = :key ORDER BY w.id LIMIT 1
 
 -- name: wakes_covering
--- The wakes that covered a message. They are newer than it.
+-- The latest wakes that covered a message, newest first. They are newer than it.
 SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w.limits, w.time, w.outcome, w.reported,
        w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, substr(e.request, 1, length(e.request) - 4)
 FROM wakes w JOIN events e ON e.id = w.id
 WHERE w.agent = :agent AND w.id > :id AND w.after < :id AND w.through >= :id
-ORDER BY w.id LIMIT :limit
+ORDER BY w.id DESC LIMIT :limit
 
 -- name: wakes_of
 -- An agent's latest wakes, newest first.

@@ -186,8 +186,9 @@ class Store:
         return await self._one_wake(lambda c: reads.wakes(c, "wake_by_key", key=key))
 
     async def wakes_covering(self, agent: str, message_id: int, limit: int = ANSWER_MAX) -> list[WakeRow]:
-        """The wakes that covered a message to `agent`, oldest first."""
-        return await self._read(lambda c: reads.wakes(c, "wakes_covering", agent=agent, id=message_id, limit=limit))
+        """The latest wakes that covered a message to `agent`, oldest first."""
+        rows = await self._read(lambda c: reads.wakes(c, "wakes_covering", agent=agent, id=message_id, limit=limit))
+        return rows[::-1]
 
     async def wakes_of(self, agent: str, limit: int) -> list[WakeRow]:
         """The agent's latest wakes, newest first."""

@@ -39,7 +39,7 @@ class InboxPage(msgspec.Struct, frozen=True):
 
 
 class Covered(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One wake that covered a message; `outcome` is left out while it is in flight."""
+    """One wake that covered a message; `outcome` and `finished`, its end's time, are left out while it is in flight."""
 
     wake: int
     time: str
@@ -47,6 +47,7 @@ class Covered(msgspec.Struct, frozen=True, omit_defaults=True):
     watcher: str
     node: str
     outcome: str | None = None
+    finished: str | None = None
 
 
 class Passed(msgspec.Struct, frozen=True):
@@ -56,19 +57,32 @@ class Passed(msgspec.Struct, frozen=True):
     time: str
 
 
+class Died(Passed, frozen=True):
+    """The event that made a message a dead letter."""
+
+    reason: str
+    attempts: int
+
+
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a message has come. `status` is the furthest of accepted, woken, dead, read, replied: a dead message
-    stays in the inbox, and may be read all the same. `read` is the ack that passed it, `replies` what its recipient
-    answered.
+    """How far a message has come. `status` is the furthest of accepted, woken, running, dead, read, replied: a dead
+    message stays in the inbox, and may be read all the same.
+
+    `woken` is the first wake that covered it, but for such as did not start; `running` the one in flight that was
+    handed it alone; `read` the ack that passed it, `replies` what its recipient answered. Where somebody waited,
+    `waited` says why that is over: `reached`, `dead`, `expired`, `time_over`, or `stopping` (the bus; ask again).
     """
 
     status: str
     accepted: Passed
+    woken: Passed | None = None
+    running: Passed | None = None
     wakes: tuple[Covered, ...] = ()
     read: Passed | None = None
     replies: tuple[Passed, ...] = ()
-    dead: Passed | None = None
+    dead: Died | None = None
     expired: bool = False
+    waited: str | None = None
 
 
 class Thread(msgspec.Struct, frozen=True):

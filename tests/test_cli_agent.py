@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.foreign import Foreign
 from tests.support import BusProcess, CommandLine, clean_environment, run_eventlog
 
 
@@ -178,3 +179,66 @@ def test_no_secret_is_in_a_process_arguments_or_the_log(bus: BusProcess, tmp_pat
     for secret in (token, bus.admin_token):
         assert secret not in bus.log_text
         assert secret not in Path(f"/proc/{bus.process.pid}/cmdline").read_text()
+
+
+# ---- waiting for a receipt ------------------------------------------------------------------------------------------
+
+
+def test_waiting_for_a_reply_prints_the_reply_alone(bus: BusProcess) -> None:
+    with running(bus, "send", "oda", "a question", "--from", "pat", "--wait", "replied", "--timeout", "60") as sending:
+        read = run_eventlog("inbox", "oda", "--wait", "30", "--json", "--data-dir", bus.data_dir, home=bus.home)
+        asked = read.json["messages"][0]["id"]
+        answer = ("send", "pat", "an answer\nof two lines", "--from", "oda", "--reply-to", asked)
+        run_eventlog(*map(str, answer), "--data-dir", bus.data_dir, home=bus.home)
+        out, err = sending.communicate(timeout=30)
+    assert (sending.returncode, out) == (0, "an answer\nof two lines\n")
+    assert f"accepted: id {asked}" in err
+
+
+def test_a_wait_outlasts_a_restart_of_the_bus(bus: BusProcess) -> None:
+    with running(bus, "send", "oda", "x", "--wait", "read", "--timeout", "60", "--json") as sending:
+        read = run_eventlog("inbox", "oda", "--wait", "30", "--json", "--data-dir", bus.data_dir, home=bus.home)
+        for stop in (bus.kill, bus.stop):
+            stop()
+            bus.start()
+        run_eventlog("ack", "oda", str(read.json["cursor"]), "--data-dir", bus.data_dir, home=bus.home)
+        out, err = sending.communicate(timeout=30)
+    assert sending.returncode == 0, err
+    assert json.loads(out)["receipt"]["status"] == "read"
+
+
+def test_the_exit_code_says_what_came_of_a_wait(eventlog: CommandLine) -> None:
+    late = eventlog("send", "quinn", "x", "--wait", "read", "--timeout", "0.1")
+    assert (late.code, late.out.splitlines()[0]) == (5, "status: accepted")
+    gone = eventlog("send", "quinn", "x", "--expires", "2020-01-01T00:00:00Z", "--wait", "replied")
+    assert (gone.code, gone.out.splitlines()[0]) == (4, "status: accepted  (expired)")
+    number = eventlog("send", "quinn", "x", "--json").json["id"]
+    assert eventlog("show", number, "--wait", "read", "--timeout", "0").code == 5
+    eventlog("ack", "quinn", number)
+    shown = eventlog("show", number, "--wait", "read")
+    assert (shown.code, "status: read" in shown.out) == (0, True)
+    assert eventlog("show", number, "--wait", "read", "--json").json["receipt"]["waited"] == "reached"
+
+
+def test_a_dead_letter_ends_a_wait_with_3(eventlog: CommandLine, shared_bus: BusProcess) -> None:
+    admin = Foreign(shared_bus.url, shared_bus.admin_token)
+    number = eventlog("send", "ruth", "x", "--from", "sam", "--json").json["id"]
+    wake = admin.ask("dead-1", "ruth", max_attempts=1, ack_within_s=0).body["wake"]
+    admin.report(wake["id"], "dead-1", "ok")
+    shown = eventlog("show", number, "--wait", "replied", "--timeout", "60")
+    assert (shown.code, shown.out.splitlines()[1]) == (3, "status: dead")
+    assert "max_attempts after 1 attempts" in shown.out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("send", "a,b", "x", "--wait", "read"),
+        ("send", "*", "x", "--wait", "read"),
+        ("send", "a", "x", "--timeout", "1"),
+        ("show", "1", "--timeout", "1"),
+        ("show", "1", "--thread", "--wait", "read"),
+    ],
+)
+def test_a_wait_that_cannot_be_is_a_wrong_command_line(eventlog: CommandLine, args: tuple[str, ...]) -> None:
+    assert eventlog(*args).code == 2

@@ -120,7 +120,24 @@ def test_a_receipt_tells_every_step() -> None:
     }
     lines = list(cli_format.receipt_lines({"receipt": receipt}))
     assert lines[0] == "status: replied"
-    assert "wake 6" in lines[1]
-    assert "in flight" in lines[1]
-    assert lines[2].startswith("  read at 8")
-    assert lines[3].startswith("  replied by 9")
+    assert lines[1] == f"  accepted  {TIME}"
+    assert lines[2] == f"  wake 6  {TIME}  attempt 1  by pi  in flight"
+    assert lines[3] == f"  read at 8  {TIME}"
+    assert lines[4] == f"  replied by 9  {TIME}"
+
+
+def test_a_receipt_tells_a_run_from_its_end() -> None:
+    wake = {"wake": 6, "time": TIME, "attempt": 1, "watcher": "pi", "node": "n"}
+    (_, told) = cli_format.receipt_lines({"receipt": {"running": {"id": 6, "time": TIME}, "wakes": [wake]}})
+    assert told.endswith("by pi  running")
+    over = {"dead": {"id": 9, "time": TIME, "reason": "max_attempts", "attempts": 2}}
+    wakes = [wake | {"outcome": "failed", "finished": "later"}]
+    (_, told, dead) = cli_format.receipt_lines({"receipt": {"status": "dead", "wakes": wakes, **over}})
+    assert told.endswith("failed  later")
+    assert dead == f"  dead at 9  {TIME}  max_attempts after 2 attempts"
+
+
+def test_a_payload_is_shown_whole_but_steers_no_terminal() -> None:
+    assert cli_format.whole_payload({"payload": "a\n\tb\x1b[2J"}) == "a\n\tb\\x1b[2J"
+    assert cli_format.whole_payload({"payload": {"a": ["ü"]}}) == '{"a": ["ü"]}'
+    assert cli_format.whole_payload({"redacted": True}) == "(redacted)"

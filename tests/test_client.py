@@ -325,3 +325,38 @@ def test_an_impossible_address_or_token_is_a_configuration_error(make: Callable[
     with pytest.raises(errors.ConfigError) as caught:
         make()
     assert "a\nb" not in caught.value.detail
+
+
+def waited(how: str) -> bytes:
+    return answer({"id": 7, "receipt": {"status": "accepted", "waited": how}})
+
+
+async def test_waiting_asks_again_until_it_is_decided_or_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "SEND_BACKOFF_S", 0.01)
+    monkeypatch.setattr(client, "WAIT_ONCE_S", 0.1)
+    said = [b"", waited("time_over"), problem("unavailable", 503), waited("stopping"), waited("reached")]
+    async with serving(*said) as script, Bus(script.url) as bus:
+        told = await bus.wait(7, "read", 60)
+    assert told["receipt"]["waited"] == "reached"
+    assert len(script.requests) == len(said)
+    assert script.requests[0].startswith("GET /api/messages/7?wait=read&timeout=0.1 ")
+
+
+@pytest.mark.parametrize("how", ["time_over", "dead", "expired", "stopping"])
+async def test_waiting_ends_with_what_the_bus_said_last(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(client, "SEND_BACKOFF_S", 0.01)
+    async with serving(waited(how)) as script, Bus(script.url) as bus:
+        assert (await bus.wait(7, "read", 0.05))["receipt"]["waited"] == how
+
+
+async def test_waiting_for_a_bus_that_never_answers_ends_with_the_reason() -> None:
+    async with Bus(refused_url()) as bus:
+        with pytest.raises(errors.Unreachable):
+            await bus.wait(7, "read", 0.1)
+
+
+async def test_waiting_does_not_repeat_what_no_repeat_mends() -> None:
+    async with serving(problem("not_found", 404)) as script, Bus(script.url) as bus:
+        with pytest.raises(errors.NotFound):
+            await bus.wait(7, "read", 60)
+    assert len(script.requests) == 1
