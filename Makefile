@@ -31,8 +31,10 @@ fmt: $(STAMP) ## format, and mend what lint can mend
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: $(STAMP) ## measure appends beside bare SQLite on this machine
-	@$(PY) benchmarks/appends.py
+bench: $(STAMP) ## measure beside JetStream, Redis, nchan and others; see benchmarks/README.md (QUICK=1 PEERS=0: two minutes)
+	@$(PY) -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(QUICK),--quick) $(if $(filter 0,$(PEERS)),--no-peers) \
+	  $(if $(SIZES),--sizes $(SIZES)) $(if $(OUT),--out $(OUT))
 
 soak: $(STAMP) ## ten minutes of a fleet while everything fails at random; SEED=N makes the same faults again (root)
 	@$(PY) -m tests.soak.fleet $(if $(SEED),--seed $(SEED))

@@ -32,6 +32,8 @@ FIRST_LINE = {
     ".gitignore": "",
     "LICENSE": "",
     ".typed": "",
+    ".svg": "<svg",
+    ".json": "{",
 }
 #: Words in pieces, lest this file holds them.
 FORBIDDEN = {
