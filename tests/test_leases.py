@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from eventlog.agents import Limits
@@ -44,8 +45,10 @@ class Bench:
         assert isinstance(done, Appended)
         return done.events[-1].id
 
-    async def ask(self, key: str, agent: str = "mel", limits: Limits = LIMITS) -> Granted | Nothing:
-        return await self.leases.ask(Ask(agent, key, "w1", "n1", limits))
+    async def ask(
+        self, key: str, agent: str = "mel", limits: Limits = LIMITS, *, node: str = "n1"
+    ) -> Granted | Nothing:
+        return await self.leases.ask(Ask(agent, key, "w1", node, limits))
 
     async def granted(self, key: str, agent: str = "mel", limits: Limits = LIMITS) -> Granted:
         answer = await self.ask(key, agent, limits)
@@ -122,6 +125,23 @@ async def test_a_run_for_what_the_bus_said_answers_nobody(bench: Bench) -> None:
         page = await bench.store.page(0, 100, events=["message"])
         assert [e.fields["to_agent"] for e in page if e.fields.get("reply_to") == sent] == ["tony"] * (sender == "tony")
         assert (await bench.kinds())[-1] == "ack"
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+async def test_until_its_lease_runs_out_a_wake_keeps_every_other_from_its_agent(bench: Bench, node: str) -> None:
+    """Whoever asks, the node that has it or another: that node may be cut off, and its command runs."""
+    await bench.message()
+    await bench.granted("k1")
+    bench.now += LIMITS.lease_s - 0.001
+    answer = await bench.ask("k2", node=node)
+    assert isinstance(answer, Nothing), answer
+    assert answer.why == "in_flight"
+    assert (await bench.kinds()).count("wake.finished") == 0
+    bench.now += 0.001
+    answer = await bench.ask("k2", node=node)
+    assert isinstance(answer, Nothing), answer
+    assert answer.why == "backoff", "only now it is over, and it failed"
+    assert (await bench.kinds())[-1] == "wake.finished"
 
 
 async def test_age_counts_from_the_grant(bench: Bench) -> None:
@@ -211,6 +231,32 @@ async def test_an_interruption_that_was_reported_stands_too(bench: Bench) -> Non
     with pytest.raises(Conflict) as caught:
         await bench.leases.report(granted.wake.id, Report("k1", "ok"))
     assert caught.value.code == "already_finished"
+
+
+@pytest.mark.parametrize("ack", ["agent", "none", "exit"])
+async def test_an_ok_acknowledges_nothing_unless_the_exit_code_is_the_ack(bench: Bench, ack: str) -> None:
+    last = await bench.message()
+    limits = msgspec.structs.replace(LIMITS, ack=ack)
+    wake = (await bench.granted("k1", limits=limits)).wake
+    await bench.leases.report(wake.id, Report("k1", "ok", exit_code=0))
+    assert bench.store.agent("mel").cursor == (last if ack == "exit" else 0)
+    bench.now += limits.ack_within_s
+    assert isinstance(await bench.ask("k2", limits=limits), Granted) == (ack == "agent")
+
+
+async def test_a_report_of_a_wake_that_a_newer_one_followed_is_refused_and_changes_nothing(bench: Bench) -> None:
+    await bench.message()
+    first = (await bench.granted("k1")).wake.id
+    bench.now += LIMITS.lease_s
+    await bench.why("k1")
+    bench.now += 20
+    await bench.granted("k2")
+    before = await bench.kinds()
+    for outcome in ("ok", "failed", "not_started"):
+        with pytest.raises(Conflict) as refused:
+            await bench.leases.report(first, Report("k1", outcome))
+        assert refused.value.code == "superseded"
+    assert await bench.kinds() == before
 
 
 async def test_a_late_not_started_gives_the_attempt_back(bench: Bench) -> None:

@@ -12,8 +12,9 @@ import structlog
 from tests.watcher.conftest import Watch, Watching
 from tests.watcher.fake_bus import LOST, PROXY_404, FakeBus, Odd, problem
 from tests.watcher.support import pids_in, until
-from watcher import logs, shim
+from watcher import agent, logs, shim
 from watcher.folder import KeyFolder
+from watcher.spawn import run_shim
 
 pytestmark = pytest.mark.anyio
 
@@ -256,17 +257,28 @@ async def test_a_folder_that_cannot_be_removed_is_reported_again_before_the_next
     assert starts(tmp_path) == 1
 
 
-async def test_a_wake_outlives_its_watcher_and_is_reported_once(bus: FakeBus, watch: Watch, tmp_path: Path) -> None:
-    """R3: the next watcher starts a shim again, which finds the lock taken."""
-    async with watch(HELD):
+async def test_a_wake_outlives_its_watcher_and_is_reported_once(
+    bus: FakeBus, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R3: the next watcher starts a shim again, which finds the lock taken, and ends well without an outcome."""
+    fails = f"{HELD}; exit 3"
+    async with watch(fails):
         await held(bus, tmp_path)
     assert bus.reports == []
-    async with watch(HELD) as watching:
+    ended: list[int] = []
+
+    async def noted(folder: Path) -> int:
+        ended.append(await run_shim(folder))
+        return ended[-1]
+
+    monkeypatch.setattr(agent, "run_shim", noted)
+    async with watch(fails) as watching:
         await until(lambda: len(bus.streams) == 2)
-        await until(lambda: watching.agent().state == "running")
+        await until(lambda: ended == [0])
         (tmp_path / "go").touch()
         await until(lambda: bus.outcomes)
         await gone(watching)
+    assert bus.outcomes == ["failed"]
     assert len(bus.reports) == 1
     assert starts(tmp_path) == 1
 

@@ -158,7 +158,7 @@ def test_a_granted_folder_of_an_earlier_boot_is_interrupted_and_never_started(tm
 
 
 def test_the_command_is_ended_at_its_limit(tmp_path: Path) -> None:
-    outcome = make_folder(tmp_path, shell("echo thinking >&2; exec sleep 60"), timeout_s=0.3).run()
+    outcome = make_folder(tmp_path, shell("echo thinking >&2; exec sleep 12"), timeout_s=0.3).run()
     assert outcome["outcome"] == "timeout"
     assert outcome["detail"] == "ended after its limit of 0.3 s: thinking"
     assert 300 <= outcome["duration_ms"] < 10_000
@@ -226,6 +226,33 @@ def test_what_is_left_is_ended_by_the_next_shim_where_the_guard_died_too(tmp_pat
     assert all(map(alive, pids_in(tmp_path / "pids")))
     assert folder.run()["outcome"] == "interrupted"
     assert not any(map(alive, pids_in(tmp_path / "pids")))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("point", "outcome", "starts"),
+    [("started.flushed", "ok", 1), ("started.renamed", "interrupted", 0), ("started.durable", "interrupted", 0)],
+)
+def test_no_command_begins_before_its_start_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, outcome: str, starts: int
+) -> None:
+    """Shim and guard die just then: the command has not begun, and begins later only if nothing tells of a start."""
+    folder = make_folder(tmp_path, shell("echo $$ >> pids"))
+    os.mkfifo(tmp_path / point)
+    with monkeypatch.context() as stopping:
+        stopping.setenv("EVENTLOG_STOP_AT", str(tmp_path))
+        with folder.start() as process:
+            wait_until((tmp_path / f"{point}.{process.pid}").exists)
+            stored = folder.path / (".started.new" if point == "started.flushed" else "started")
+            command = json.loads(stored.read_text())["group"]
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            (guard,) = set(map(int, children)) - {command}
+            os.kill(guard, signal.SIGKILL)
+            process.kill()
+    wait_until(lambda: not alive(command))
+    assert pids_in(tmp_path / "pids") == []
+    assert folder.run()["outcome"] == outcome
+    assert len(pids_in(tmp_path / "pids")) == starts
 
 
 @pytest.mark.fault
