@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.plugin_no_skip import CAP_NET_ADMIN, NEEDED, capabilities, excused
+
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 #: Folders that are not the project's.
@@ -198,3 +200,45 @@ def test_the_installed_wheel_runs_from_its_own_files(wheel: Path, tmp_path: Path
     file, count = done.stdout.split()
     assert Path(file).is_relative_to(site)
     assert int(count) == len(list((ROOT / "migrations").glob("*.sql")))
+
+
+# ---- skips ----------------------------------------------------------------------------------------------------------
+
+NO_CAPABILITY, EVERY_CAPABILITY = 0, (1 << 41) - 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "held", "may"),
+    [
+        ("this machine cannot make networks: unshare", NO_CAPABILITY, True),
+        ("this machine cannot make networks: unshare", 1 << CAP_NET_ADMIN, True),
+        ("this machine cannot make networks: unshare", EVERY_CAPABILITY, False),
+        ("this machine cannot mount an image: loop", 1 << CAP_NET_ADMIN, True),
+        ("this machine cannot mount an image: loop", EVERY_CAPABILITY, False),
+        ("this machine cannot hold a systemd apart: cgroups", EVERY_CAPABILITY, True),
+        ("ip (iproute2) is not installed", NO_CAPABILITY, False),
+        ("not root", NO_CAPABILITY, False),
+    ],
+)
+def test_where_no_test_is_to_be_skipped_only_the_machine_is_an_excuse(reason: str, held: int, may: bool) -> None:
+    assert excused(reason, held) is may
+
+
+#: A test that skips for want of a program, one whose look says what is not so, and one that may skip.
+SKIPS = """
+import pytest
+def test_1(): pytest.skip("ip (iproute2) is not installed")
+@pytest.mark.skipif(True, reason="this machine cannot make networks: the look is broken")
+def test_2(): pass
+def test_3(): pytest.skip("this machine cannot hold a systemd apart: cgroups")
+"""
+
+
+def test_a_look_that_says_no_where_the_machine_can_fails_its_tests(tmp_path: Path) -> None:
+    (tmp_path / "test_skips.py").write_text(SKIPS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p tests.plugin_no_skip\n")
+    environ = {**os.environ, "EVENTLOG_NO_SKIP": "1", "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_skips.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    can = all(capabilities() >> number & 1 for number in NEEDED["make networks"])
+    assert ("1 failed, 1 skipped, 1 error" if can else "1 failed, 2 skipped") in done.stdout
