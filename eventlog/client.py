@@ -21,7 +21,7 @@ __all__ = ["Answer", "Bus", "Stream", "backoff_s"]
 
 #: The longest wait between two attempts to reach the bus: so soon is a bus used that is back. (`retry:` asks for longer
 #: ones, of browsers, which never lengthen them and know no jitter.)
-BACKOFF_S_MAX = 1.0
+BACKOFF_S_MAX = 0.8
 #: The longest that a follower stays away because it was asked to.
 ASKED_S_MAX = 30.0
 #: The first wait between two attempts to send.
@@ -32,9 +32,13 @@ WAIT_ONCE_S = 25.0
 GIVE_UP_S = 60.0
 
 
-def backoff_s(failures: int, base_s: float = RETRY_MS / 1000) -> float:
-    """How long to wait after so many failures in a row (from 1): doubling, with jitter, lest all return as one."""
-    return random.uniform(0.5, 1.0) * min(BACKOFF_S_MAX, base_s * 2.0 ** min(failures - 1, 10))
+def backoff_s(failures: int, base_s: float = RETRY_MS / 1000, *, tried_s: float = 0.0) -> float:
+    """How long to wait after so many failures in a row (from 1): doubling, with jitter, lest all return as one.
+
+    A try that took `tried_s` to fail was a wait itself: it counts, but some wait remains.
+    """
+    bound_s = min(BACKOFF_S_MAX, base_s * 2.0 ** min(failures - 1, 10))
+    return random.uniform(0.5, 1.0) * max(bound_s - tried_s, bound_s / 4)
 
 
 class Bus(Administration):
@@ -70,10 +74,12 @@ class Bus(Administration):
         failures = 0
         while True:
             retry_s, asked_s = RETRY_MS / 1000, 0.0
+            began: float | None = time.monotonic()
             try:
                 async with self.follow_once(
                     after=after, last_event_id=cursor, agents=agents, events=events, heartbeat_s=heartbeat_s, log=log
                 ) as stream:
+                    began = None
                     async for frame in stream:
                         failures, retry_s, before = 0, stream.retry_s, cursor
                         # The opening frame of another log comes before the reset that tells of it: cut off between the
@@ -85,7 +91,8 @@ class Bus(Administration):
             except (errors.Unavailable, errors.TooManyRequests) as exc:
                 asked_s = min(exc.retry_after_s or 0.0, ASKED_S_MAX)
             failures += 1
-            await asyncio.sleep(max(backoff_s(failures, retry_s), asked_s))
+            tried_s = 0.0 if began is None else time.monotonic() - began
+            await asyncio.sleep(max(backoff_s(failures, retry_s, tried_s=tried_s), asked_s))
 
     # ---- messages ---------------------------------------------------------------------------------------------------
 

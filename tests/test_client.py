@@ -311,6 +311,8 @@ def test_backoff_doubles_to_its_limit_with_jitter(monkeypatch: pytest.MonkeyPatc
     for failures, longest in [(1, 2.0), (2, 4.0), (4, 16.0), (5, 30.0), (500, 30.0)]:
         waits = [client.backoff_s(failures, 2.0) for _ in range(50)]
         assert longest / 2 <= min(waits) < max(waits) <= longest
+        tried = [client.backoff_s(failures, 2.0, tried_s=60.0) for _ in range(50)]
+        assert longest / 8 <= min(tried) < max(tried) <= longest / 4, "a try that took long was a wait itself"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class BusSettings:
         0.2, "Seconds before the first new try to reach the bus.", "0.2", least=0.01, most=60
     )
     reconnect_max: float = _setting(
-        1.0, "Seconds between two tries at most: so soon is a link used that is back.", "1", least=0.1, most=300
+        0.8, "Seconds between two tries at most: so soon is a link used that is back.", "0.8", least=0.1, most=300
     )
 
 

@@ -99,11 +99,14 @@ class Watcher:
     async def _follow(self) -> None:
         """Hold a stream to the bus, for good."""
         failures = 0
+        loop = asyncio.get_running_loop()
         while True:
             reason = "the bus ended the stream"
             asked_s: float | None = None
+            began: float | None = loop.time()
             try:
                 async with self._opened() as stream:
+                    began = None
                     async for frame in stream:
                         failures = 0
                         self._take(stream, frame)
@@ -114,7 +117,9 @@ class Watcher:
                     self._cursor = None
             self._standing = False
             failures += 1
-            delay_s = self._link.delay_s(failures, asked_s)
+            # Where a link is dead, a try takes seconds: what it sent again meanwhile is a second apart at most.
+            tried_s = 0.0 if began is None else loop.time() - began
+            delay_s = self._link.delay_s(failures, asked_s, tried_s=tried_s)
             self.status.connected("connecting", reason)
             say = _log.warning if failures == 1 else _log.debug
             say("no stream; trying again", reason=reason, in_s=round(delay_s, 1))

@@ -47,14 +47,15 @@ class Link:
             self.bus = self._made()
             await old.aclose()
 
-    def delay_s(self, failures: int, asked_s: float | None = None) -> float:
+    def delay_s(self, failures: int, asked_s: float | None = None, *, tried_s: float = 0.0) -> float:
         """How long to wait after so many failures in a row (from 1): doubling, bounded, with jitter.
 
+        A try that took `tried_s` to fail was a wait itself: it counts, but some wait remains.
         If the bus, or a proxy before it, asked to wait for `asked_s`, then so long, within reason.
         """
         bounds = self._config.bus
-        doubled_s = bounds.reconnect_min * 2.0 ** min(failures - 1, 20)
-        own_s = random.uniform(0.5, 1.0) * min(bounds.reconnect_max, doubled_s)
+        bound_s = min(bounds.reconnect_max, bounds.reconnect_min * 2.0 ** min(failures - 1, 20))
+        own_s = random.uniform(0.5, 1.0) * max(bound_s - tried_s, bound_s / 4)
         return max(own_s, min(asked_s or 0.0, ASKED_S_MAX))
 
 
