@@ -1,5 +1,6 @@
-"""The documents: what can be set, asked, answered and called stands in the reference, and links lead somewhere."""
+"""The documents: what can be set, asked, answered and called stands in the reference; links and tests are there."""
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -197,3 +198,42 @@ def test_every_page_is_linked_from_another(page: Path) -> None:
         for link in re.findall(r"\]\(([^)\s]+)\)", other.read_text())
     }
     assert page in linked
+
+
+# ---- tests that a page names ----------------------------------------------------------------------------------------
+
+
+def names_in(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
+    """What is defined in a module or a class, each with what is defined in it."""
+    found: dict[str, list[ast.stmt]] = {}
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = node.body
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found[node.name] = []
+        elif isinstance(node, ast.Assign):
+            found |= {target.id: [] for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    for told in re.findall(r"\btests/[\w/]+\.py(?:::\w+)*", page.read_text()):
+        file, *names = told.split("::")
+        assert (ROOT / file).is_file(), told
+        body = ast.parse((ROOT / file).read_text()).body
+        for name in names:
+            assert name in names_in(body), told
+            body = names_in(body)[name]
+
+
+def test_every_promise_names_its_mechanism_and_the_tests_that_show_it() -> None:
+    promises = section((ROOT / "docs" / "explanation" / "delivery.md").read_text(), "## The promises")
+    parts = re.split(r"^### ", promises, flags=re.MULTILINE)[1:]
+    assert parts
+    for part in parts:
+        title, said, *_ = part.split("\n\n")
+        assert said[-1:] == ".", title
+        commands = re.search(r"^```\n(.*?)^```$", part, re.MULTILINE | re.DOTALL)
+        assert commands is not None, title
+        assert all(re.match(r"\.venv/bin/python -m pytest tests/", line) for line in commands[1].splitlines()), title

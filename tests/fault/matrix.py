@@ -6,6 +6,7 @@ the cells holds them to it.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -206,9 +207,23 @@ def key_of(cell: Cell) -> Key:
     return cell.row.occasion, cell.row.point, str(cell.fault)
 
 
+def summary(results: Mapping[Key, str]) -> str:
+    """How often each result came of each fault, the most frequent first."""
+    cells = [cell for cell in CELLS if key_of(cell) in results]
+    parts = [
+        f"\n## Results by fault\n\n{len(POINTS)} points, {len(ROWS)} rows, {len(cells)} cells.\n",
+        "\n| fault | cells | results |\n|---|---|---|\n",
+    ]
+    for fault in Fault:
+        counts = Counter(results[key_of(cell)] for cell in cells if cell.fault is fault)
+        told = " · ".join(f"{result}: {count}" for result, count in counts.most_common())
+        parts.append(f"| {fault} | {counts.total()} | {told} |\n")
+    return "".join(parts)
+
+
 def page(results: Mapping[Key, str]) -> str:
     """The page of these results."""
-    parts = [_HEAD]
+    parts = [_HEAD, summary(results)]
     for occasion in OCCASIONS:
         parts.append(
             f"\n## {occasion[0].upper()}{occasion[1:]}\n\n"
