@@ -193,6 +193,22 @@ class _Reading:
                 self.wrong(f"the sender of message {message.id} was told {notices[message.id]} times that it is dead")
 
 
+def reply_problems(events: Sequence[Event], agents: Collection[str]) -> list[str]:
+    """What the log says against this: a message to one of these agents, whose runs print an answer, has one good run
+    and one answer if it was read, and neither if it is dead."""
+    names = {name.lower() for name in agents}
+    dead = {e["message_id"] for e in events if e["event"] == "dead_letter"}
+    good = {e["wake"] for e in events if e["event"] == "wake.finished" and e["outcome"] == "ok"}
+    runs = Counter(e["through"] for e in events if e["event"] == "wake.started" and e["id"] in good)
+    sent = [e for e in events if e["event"] == "message"]
+    answers = Counter(e.get("reply_to") for e in sent if e["from_agent"].lower() in names)
+    return [
+        f"message {e['id']} has {runs[e['id']]} good runs and {answers[e['id']]} answers"
+        for e in sent
+        if e["to_agent"].lower() in names and (runs[e["id"]], answers[e["id"]]) != (0 if e["id"] in dead else 1,) * 2
+    ]
+
+
 def _deadline(worked: tuple[datetime, Event], agent: _Agent) -> datetime:
     """Until when a message that an ok wake covered is the agent's own business."""
     ended, wake = worked

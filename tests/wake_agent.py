@@ -1,11 +1,12 @@
 """The wake command of the tests: writes down that it runs, reads its inbox by cursor, acknowledges.
 
-Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer] [--handed] [--late]. It adds a line of JSON to
-FOLDER/runs.ndjson for each thing it does, and holds FOLDER/AGENT.lock while it runs: whether it got the lock at once is
-in its first line, so that two commands of one agent at once are seen by the kernel, not by comparing clocks. With
---hold it does not read before FOLDER/release is there; with --answer it answers each message, as a conversation does;
-with --handed it reads no inbox but what it is handed, and leaves acknowledging to its exit code; with --late it does
-not look at its inbox when it is woken for something the first time. Standard library only.
+Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer] [--handed] [--print] [--late]. It adds a line of
+JSON to FOLDER/runs.ndjson for each thing it does, and holds FOLDER/AGENT.lock while it runs: whether it got the lock at
+once is in its first line, so that two commands of one agent at once are seen by the kernel, not by comparing clocks.
+With --hold it does not read before FOLDER/release is there; with --answer it answers each message, as a conversation
+does; with --handed it reads no inbox but what it is handed, and leaves acknowledging to its exit code; with --print it
+says which attempt this is, for whoever takes that for the answer; with --late it does not look at its inbox when it is
+woken for something the first time. Standard library only.
 """
 
 import fcntl
@@ -48,6 +49,8 @@ def main(folder: str, options: list[str]) -> int:
                 answer = {"to_agent": message["from_agent"], "payload": "done", "reply_to": message["id"]}
                 bus.call("POST", "/api/send", answer, f"re-{message['id']}")
             bus.call("POST", "/api/inbox/ack", {"agent": AGENT, "cursor": page["cursor"]})
+    if "--print" in options:
+        print(f"done in attempt {os.environ['WAKE_ATTEMPT']}", flush=True)
     note(folder, "end")
     return 0
 

@@ -10,6 +10,7 @@ import structlog
 
 from eventlog import errors
 from eventlog.event import fold
+from watcher import runs
 from watcher.config import AgentSettings
 from watcher.folder import Broken, KeyFolder
 from watcher.link import Link, either
@@ -56,6 +57,7 @@ class AgentLoop:
         self._stands = asyncio.Event()
         self._closed = 0
         self._at = AgentStatus(waker=settings.waker if settings else "none: not in the configuration any more")
+        self._at.runs = settings is not None and settings.deliver == "each"
         status.agents[name] = self._at
         self._log = _log.bind(agent=name)
 
@@ -153,10 +155,9 @@ class AgentLoop:
     def _store(self, folder: KeyFolder, wake: Granted, settings: AgentSettings, latest_start: float) -> None:
         """Make a wake ready for its shim; blocks on the disk."""
         token_file = self._state.store_token(wake.id, wake.token, token_lasts_s(settings))
-        stored = grant(
-            wake, settings, latest_start=latest_start, url=self._url, folder=folder.path, token_file=token_file
-        )
-        folder.store_grant(stored)
+        run = runs.store(folder.path, wake, settings, self._url) if settings.deliver == "each" else None
+        place = {"folder": folder.path, "token_file": token_file}
+        folder.store_grant(grant(wake, settings, latest_start=latest_start, url=self._url, run=run, **place))
 
     async def _give_back(self, folder: KeyFolder, wake: Granted, error: OSError) -> None:
         """A wake that no folder tells of is none: a full disk must not use up the message's attempts."""
@@ -177,12 +178,13 @@ class AgentLoop:
         try:
             stored = await asyncio.to_thread(folder.grant)
             wake = stored["wake"]
-            self._at.wake = {"id": wake["id"], "attempt": wake["attempt"], "since": clock()}
+            message = (stored.get("run") or {}).get("message")
+            self._at.wake = {"id": wake["id"], "attempt": wake["attempt"], "message": message, "since": clock()}
             self._say("running")
             outcome = await self._outcome(folder)
             reached("watcher.outcome.seen")
             self._say("reporting", outcome["outcome"])
-            await self._report(wake, outcome)
+            await self._report(wake, outcome, message=message, **runs.reply(stored, outcome))
             reached("watcher.report.answered")
             await asyncio.to_thread(folder.remove)
         except Broken as error:
@@ -219,11 +221,17 @@ class AgentLoop:
                 self._log.error("the shim cannot be started; trying again", reason=str(error))
             failures += 1
 
-    async def _report(self, wake: dict[str, Any], outcome: dict[str, Any]) -> None:
-        """Tell the bus, until it has recorded the outcome or says that the wake is over."""
+    async def _report(
+        self, wake: dict[str, Any], outcome: dict[str, Any], *, message: int | None = None, **more: str
+    ) -> None:
+        """Tell the bus, until it has recorded the outcome or says that the wake is over.
+
+        `message` is what a run was for; `more` is told along with the outcome.
+        """
         ended, exit_code = outcome["outcome"], outcome.get("exit_code")
-        told = {name: outcome[name] for name in TOLD if outcome.get(name) not in (None, "")}
-        self._at.last = {"wake": wake["id"], "outcome": ended, "exit_code": exit_code, "at": clock()}
+        told: dict[str, Any] = {name: outcome[name] for name in TOLD if outcome.get(name) not in (None, "")} | more
+        last = {"wake": wake["id"], "message": message, "outcome": ended, "exit_code": exit_code, "at": clock()}
+        self._at.last = last
         log = self._log.bind(wake=wake["id"], outcome=ended, exit_code=exit_code)
         failures = 0
         while True:
@@ -237,7 +245,8 @@ class AgentLoop:
                     log.warning("the bus does not take this report; the wake is over", code=error.code)
                     return
                 if isinstance(error, (errors.BadRequest, errors.TooLarge)):
-                    told = {}  # what is needless must not keep the outcome from being told
+                    # What is needless must not keep the outcome from being told.
+                    told = runs.lessened(told, error)
                 failures += 1
                 delay_s = await self._failed("report", error, failures)
             await either(self._stands, delay_s)

@@ -107,7 +107,8 @@ def check(config: Path | None, as_json: bool) -> None:
         for line in [*map(str, problems), *(f"{path}: warning: {warning}" for warning in warnings)]:
             click.echo(line, err=True)
         if not problems and settings is not None:
-            click.echo(f"{path}: good; watcher {settings.name} wakes {', '.join(settings.agents)}")
+            named = [f"{name} (runs)" if one.deliver == "each" else name for name, one in settings.agents.items()]
+            click.echo(f"{path}: good; watcher {settings.name} wakes {', '.join(named)}")
     sys.exit(EXIT_CONFIG if problems else 0)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from eventlog.errors import ConfigError
 from eventlog.event import NAME, RESERVED, fold
+from watcher.prompt import default_template, template_fault
 from watcher.toml_lines import Lines
 
 #: The address of a bus on this machine.
@@ -24,6 +25,8 @@ OPENCLAW_HOOKS_FILE: Final = "~/.config/bus-watcher/hooks-token"
 OPENCLAW_MIN_INTERVAL_S: Final = 15.0
 #: Wakers that are part of this program; others come from the entry point group `bus_watcher.wakers`.
 BUILT_IN_WAKERS: Final = ("command", "webhook", "openclaw")
+#: Those of them that print nothing which could be a run's reply.
+SILENT_WAKERS: Final = ("webhook", "openclaw")
 
 
 def _setting(default: Any, doc: str, like: str, **told: Any) -> Any:
@@ -85,6 +88,7 @@ class AgentSettings:
         "Who acknowledges: the `agent`, the wake's `exit` 0 for it, or `none`: it only wants to be woken.",
         '"agent"',
         choices=("agent", "exit", "none"),
+        shown='agent; exit with `deliver = "each"`',
     )
     ack_within: float = _setting(600.0, "Seconds by which the inbox must have moved.", "600", least=1, most=604_800)
     max_attempts: int = _setting(10, "Wakes for one message before it is a dead letter.", "10", least=1, most=1000)
@@ -92,7 +96,22 @@ class AgentSettings:
         0.0, "Seconds between two wakes.", "0", least=0, most=86_400, shown="0; 15 with `openclaw`"
     )
     deliver: str = _setting(
-        "all", "`all` unread messages with one wake, or `each` with one of its own.", '"all"', choices=("all", "each")
+        "all", "`all` unread messages with one wake, or `each` with a run of its own.", '"all"', choices=("all", "each")
+    )
+    reply: str = _setting(
+        "agent",
+        "Who answers a run's message: the `agent` itself, or the watcher with what the run printed (`stdout`).",
+        '"stdout"',
+        choices=("agent", "stdout"),
+    )
+    input: str = _setting(
+        "json",
+        "What a run's command reads: one `json` object, or the `prompt` alone.",
+        '"prompt"',
+        choices=("json", "prompt"),
+    )
+    prompt_file: str = _setting(
+        "", "A template for the prompt of runs.", '"~/mel/prompt.txt"', shown="the one that comes with the program"
     )
     command: tuple[str, ...] = _setting((), "The program to run and its arguments.", '["wake-mel"]')
     cwd: str = _setting("~", "The folder that the command runs in.", '"~/mel"')
@@ -117,6 +136,8 @@ class AgentSettings:
         dict, "Whatever else a waker of your own wants.", '{ room = "42" }', shown="{}", anything=True
     )
     name: str = dataclasses.field(default="", metadata={})
+    #: The template that `prompt_file` holds.
+    prompt: str = dataclasses.field(default="", metadata={})
 
     @property
     def lease_s(self) -> float:
@@ -250,7 +271,41 @@ class _Checker:
             choices = [*BUILT_IN_WAKERS, *_installed_wakers()]
             where = (*at, "waker") if "waker" in own else ("defaults", "waker")
             self.wrong(where, f"there is no waker {waker!r}", _nearest(str(waker), choices))
+        settings |= self.run(at, settings, own) if settings.get("deliver") == "each" else self.no_run(at, own)
         return AgentSettings(**{**settings, "name": name})
+
+    def run(self, at: tuple[str, ...], settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """What an agent's settings have besides if it gets runs."""
+        waker = settings.get("waker", "command")
+        if settings.get("input") == "prompt" and waker != "command":
+            where = (*at, "input") if "input" in own else ("defaults", "input")
+            self.wrong(where, f"the waker {waker!r} reads JSON", 'leave input out, or take waker = "command"')
+        if settings.get("reply") == "stdout" and waker in SILENT_WAKERS:
+            where = (*at, "reply") if "reply" in own else ("defaults", "reply")
+            self.wrong(where, f"the waker {waker!r} prints nothing", "leave reply out: the agent answers itself")
+        return {"ack": "exit", **settings, "prompt": self.template(at, settings.get("prompt_file", ""), own)}
+
+    def no_run(self, at: tuple[str, ...], own: Mapping[str, Any]) -> dict[str, Any]:
+        """The same if it gets wakes for all messages: what is meant for runs is wrong in its own table."""
+        for name in ("reply", "input", "prompt_file"):
+            if name in own:
+                self.wrong((*at, name), f"{name} is for runs", 'add deliver = "each", or leave it out')
+        return {}
+
+    def template(self, at: tuple[str, ...], named: str, own: Mapping[str, Any]) -> str:
+        """The prompt's template."""
+        if not named:
+            return default_template()
+        where = (*at, "prompt_file") if "prompt_file" in own else ("defaults", "prompt_file")
+        try:
+            text = Path(named).expanduser().read_text("utf-8")
+        except (OSError, ValueError) as error:
+            self.wrong(where, f"{named} cannot be read ({error})", "name a template of your own, or none")
+            return ""
+        fault = template_fault(text)
+        if fault:
+            self.wrong(where, f"{named} {fault}", "mend the template; docs/how-to/runs.md lists the names")
+        return text
 
     def values(self, at: tuple[str, ...], kind: type[BusSettings | LimitSettings | AgentSettings]) -> dict[str, Any]:
         """The values that a table gives, those of the right shape only."""

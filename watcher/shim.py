@@ -5,11 +5,13 @@ package). FOLDER is the folder of one key; every file in it is named by its full
 
 - `key`      {"key", "boot_id", "machine_id", "hardware"}, written by the watcher before it asks
 - `lock`     empty and there beforehand; held by flock until this process exits
-- `grant`    {"wake", "latest_start", "argv", "cwd", "env", "request", "settings"}; `latest_start` in seconds of
-             CLOCK_BOOTTIME, `request` is the command's standard input
+- `grant`    {"wake", "latest_start", "argv", "cwd", "env", "request", "settings", "run"}; `latest_start` in seconds of
+             CLOCK_BOOTTIME, `request` is the command's standard input; `run` is null, or of a run {"folder", "message",
+             "input", "reply"}, where `folder` holds its prompt
 - `started`  {"group", "began", "at"}: the command's process group, its leader's start in clock ticks and in seconds of
              CLOCK_BOOTTIME
-- `outcome`  {"outcome", "exit_code", "duration_ms", "detail", "stdout"}
+- `outcome`  {"outcome", "exit_code", "duration_ms", "detail", "stdout", "stdout_left_out"}: the end of what the command
+             printed, and how many bytes before it are not there
 
 Three processes take part: the shim, the command (leader of a group of its own) and the guard, which holds a pipe from
 the shim and ends the command's group when the shim dies.
@@ -20,6 +22,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -37,7 +40,10 @@ ENDING_TICK_S: Final = 0.05
 GUARD_SLACK_S: Final = 2.0
 #: How much of what the command said is kept, from its end. The bus cuts a longer detail, and at the wrong end.
 DETAIL_BYTES_MAX: Final = 2000
-STDOUT_BYTES_MAX: Final = 16_384
+STDOUT_BYTES_MAX: Final = 65_536
+#: Tokens of the bus, which a command may print and nobody else is to see; and what may be left of one at a cut.
+TOKEN: Final = re.compile(r"(?:evt_|ewk_[0-9]+_|erc_[0-9]+_[0-9]+_)[A-Za-z0-9_-]{43}")
+TOKEN_REST: Final = re.compile(r"\A[A-Za-z0-9_-]{1,77}")
 #: How much is still read of what was in the pipes when the command ended.
 DRAIN_BYTES_MAX: Final = 1_048_576
 #: Exit codes that say that no turn began: EX_TEMPFAIL, not executable, not found.
@@ -114,11 +120,9 @@ def main(folder: str) -> int:
         return 0
     grant = read_json(f"{folder}/grant")
     outcome = decide(folder, grant, lock)
-    for part in ("detail", "stdout"):
-        outcome[part] = without_token(outcome.get(part, ""), grant)
     while True:
         try:
-            write_durably(folder, "outcome", outcome)
+            write_durably(folder, "outcome", {"detail": "", "stdout": "", **outcome})
             return 0
         except OSError:
             if not os.path.isdir(folder):
@@ -144,14 +148,16 @@ def decide(folder: str, grant: dict[str, Any], lock: int) -> dict[str, Any]:
     return Run(folder, grant, lock).outcome()
 
 
-def without_token(text: str, grant: dict[str, Any]) -> str:
-    """The text without the wake's token, which a command may have printed."""
-    try:
-        with open(grant["env"]["EVENTLOG_TOKEN_FILE"], encoding="utf-8") as file:
-            token = file.read().strip()
-    except (KeyError, OSError, ValueError):
-        return text
-    return text.replace(token, "[token]") if token else text
+def standard_input(grant: dict[str, Any]) -> bytes:
+    """What the command reads: the request; of a run with its prompt, or the prompt alone. Raises OSError."""
+    request, run = grant["request"], grant.get("run")
+    if run:
+        with open(f"{run['folder']}/prompt.txt", "rb") as file:
+            prompt = file.read()
+        if run["input"] == "prompt":
+            return prompt
+        request = {**request, "prompt": prompt.decode(errors="replace")}
+    return json.dumps(request).encode()
 
 
 class Run:
@@ -207,7 +213,7 @@ class Run:
         """Fork the command's process and its guard and store `started`; the command waits for `go`."""
         reached("shim.command.forking")
         request = os.memfd_create("request")
-        os.write(request, json.dumps(self.grant["request"]).encode())
+        os.write(request, standard_input(self.grant))
         os.lseek(request, 0, os.SEEK_SET)
         wait, self.go = os.pipe()
         self.out, out = os.pipe()
@@ -298,10 +304,10 @@ class Run:
 
     def verdict(self, ended_by: str, status: int) -> dict[str, Any]:
         """The outcome of a command that ended with this status."""
-        said = self.stderr.text() or self.stdout.text()[-DETAIL_BYTES_MAX:]
+        said = self.stderr.text() or self.stdout.text()
         problem = os.read(self.failed, 4096).decode(errors="replace")
         exit_code = 128 - status if status < 0 else status
-        result = {"exit_code": exit_code, "stdout": self.stdout.text()}
+        result = {"exit_code": exit_code, "stdout": self.stdout.text(), "stdout_left_out": self.stdout.left_out}
         if problem:
             return {**result, "outcome": "not_started", "detail": problem}
         if ended_by == "timeout":
@@ -433,14 +439,20 @@ class Tail:
     def __init__(self, size_max: int) -> None:
         self.size_max = size_max
         self.data = b""
+        self.left_out = 0
 
     def add(self, chunk: bytes) -> None:
         """Take in more, letting go of what came first."""
-        self.data = (self.data + chunk)[-self.size_max :]
+        whole = self.data + chunk
+        self.data = whole[-self.size_max :]
+        self.left_out += len(whole) - len(self.data)
 
     def text(self) -> str:
-        """What is kept, as text."""
-        return self.data.decode(errors="replace").replace("\0", "")
+        """What is kept, as text and without the bus's tokens."""
+        text = self.data.decode(errors="replace").replace("\0", "")
+        if self.left_out:
+            text = TOKEN_REST.sub("", text.lstrip("\ufffd"))
+        return TOKEN.sub("[token]", text)
 
 
 def bounded(reason: str, said: str) -> str:

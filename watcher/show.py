@@ -32,16 +32,23 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     if found["cursor"] is not None:
         yield f"cursor  {found['cursor']} of log {found['log']}, {found['lag']} behind the head"
     for name, agent in found["agents"].items():
-        yield f"agent   {name} ({agent['waker']}): {_doing(agent)}"
+        way = f"{agent['waker']}, a run for each message" if agent["runs"] else agent["waker"]
+        yield f"agent   {name} ({way}): {_doing(agent)}"
         if agent["last"]:
             last = agent["last"]
             code = "" if last["exit_code"] is None else f", exit code {last['exit_code']}"
-            yield f"        last wake {last['wake']}: {last['outcome']}{code} at {last['at']}"
+            yield f"        last {_called(last['wake'], last['message'])}: {last['outcome']}{code} at {last['at']}"
 
 
 def _doing(agent: dict[str, Any]) -> str:
     wake = agent["wake"]
-    in_flight = f", wake {wake['id']} (attempt {wake['attempt']}) since {wake['since']}" if wake else ""
+    in_flight = (
+        f", {_called(wake['id'], wake['message'])} (attempt {wake['attempt']}) since {wake['since']}" if wake else ""
+    )
     why = f" ({agent['why']})" if agent["why"] else ""
     due = f", next ask at {agent['next_ask']} at the latest" if agent["next_ask"] else ""
     return f"{agent['state']}{why}{in_flight}{due}"
+
+
+def _called(wake: int, message: int | None) -> str:
+    return f"wake {wake}" if message is None else f"run {wake} of message {message}"

@@ -5,7 +5,8 @@ node                 this node's random id
 cursor               {"log", "cursor"}; losing it costs a longer replay, nothing else
 status.json          what `bus-watcher status` shows
 tokens/WAKE          a wake's token; its modification time is when the token ends
-agents/AGENT/KEY/    one key: `key`, `lock`, then `grant`, `started`, `outcome` (see watcher/shim.py)
+agents/AGENT/KEY/    one key: `key`, `lock`, then `grant`, `started`, `outcome` (see watcher/shim.py); of a run, the
+                     folder `run` (see watcher/runs.py)
 broken/              folders that could not be read, set aside
 """
 

@@ -15,9 +15,13 @@ WRITE_INTERVAL_S: Final = 1.0
 
 @dataclass
 class AgentStatus:
-    """Where one agent's loop is. Times are RFC 3339 in UTC; `why` is the bus's reason for no wake, or our own."""
+    """Where one agent's loop is. Times are RFC 3339 in UTC; `why` is the bus's reason for no wake, or our own.
+
+    `runs`: it gets a run for each message. `wake` and `last` tell the `message` of a run, None for other wakes.
+    """
 
     waker: str
+    runs: bool = False
     state: str = "waiting"
     why: str = ""
     next_ask: str | None = None

@@ -1,5 +1,6 @@
 """Wake: what an ask was answered, checked, and the grant that the shim gets of it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +33,7 @@ class Granted(msgspec.Struct, frozen=True):
     token: str
     messages: list[Any]
     truncated: bool = False
+    reply_token: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -80,9 +82,19 @@ def token_lasts_s(settings: AgentSettings) -> float:
 
 
 def grant(
-    wake: Granted, settings: AgentSettings, *, latest_start: float, url: str, folder: Path, token_file: Path
+    wake: Granted,
+    settings: AgentSettings,
+    *,
+    latest_start: float,
+    url: str,
+    folder: Path,
+    token_file: Path,
+    run: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the shim needs of a wake; neither its token nor any secret. `latest_start` is CLOCK_BOOTTIME."""
+    """What the shim needs of a wake; neither its token nor any secret. `latest_start` is CLOCK_BOOTTIME.
+
+    `run` is what is known of a run's private folder (see watcher/runs.py); None for a wake that is none.
+    """
     told = {name: getattr(wake, name) for name in ("id", "agent", "after", "through", "attempt", "timeout_s")}
     environ = {
         **wakers.environment(settings, folder / "grant"),
@@ -94,6 +106,10 @@ def grant(
         "EVENTLOG_URL": url,
         "EVENTLOG_TOKEN_FILE": str(token_file),
     }
+    request = {"wake": told, "messages": wake.messages, "truncated": wake.truncated}
+    if run is not None:
+        environ["WAKE_FOLDER"] = run["folder"]
+        request = {**wake.messages[0], **request}
     own = {} if settings.waker == "command" else {**asdict(settings), **settings.settings, "key": wake.key}
     return {
         "wake": {**told, "key": wake.key},
@@ -101,6 +117,7 @@ def grant(
         "argv": wakers.argv(settings),
         "cwd": str(Path(settings.cwd).expanduser()),
         "env": environ,
-        "request": {"wake": told, "messages": wake.messages, "truncated": wake.truncated},
+        "request": request,
         "settings": own,
+        "run": run,
     }

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from tests.checkers import log_problems, run_problems
+from tests.checkers import log_problems, reply_problems, run_problems
 from tests.e2e.foreign import Answer
 from tests.e2e.senders import Sender
 from tests.fault.disguise import another_boot
 from tests.fault.launch import QUICK, tuned
-from tests.fault.matrix import HANG, Cell, Fault, Row
+from tests.fault.matrix import HANG, RUN, Cell, Fault, Row
 from tests.fault.power import Disk
 from tests.scene import Scene
 from tests.support import BusProcess, WatcherProcess, clean_environment, until
@@ -29,12 +29,18 @@ SWITCH = "EVENTLOG_STOP_AT"
 #: How long a state is waited for; the machine is busy with other lanes.
 DEADLINE_S = 60.0
 #: The agents whose commands write down what they do.
-WRITERS = ("mel", "holds", "exits", "short")
+WRITERS = ("mel", "holds", "exits", "short", "runs", "brief")
+#: Of these, the ones that get runs and print the answer.
+RUNNERS = ("runs", "brief")
 #: Limits that nothing runs into, and ones that a lease soon has run out under.
 LONG: dict[str, Any] = {"timeout": 60, "start_within": 60, "ack_within": 60}
 SHORT: dict[str, Any] = {"timeout": 1, "start_within": 3, "ack_within": 60}
+RUNS: dict[str, Any] = {"deliver": "each", "reply": "stdout"}
 #: Where the wake is granted, and the watcher's disk does not know of it yet.
-UNSTORED = ("watcher.ask.answered", "watcher.token.stored", "grant.flushed", "grant.renamed")
+UNSTORED = (
+    *("watcher.ask.answered", "watcher.token.stored", "grant.flushed", "grant.renamed"),
+    *("watcher.run.made", "watcher.run.told", "watcher.run.prompted"),
+)
 #: Points of the shim at which its command must not have begun.
 BEFORE_GO = ("shim.command.forked", "shim.guard.forked", "started.flushed", "started.renamed", "started.durable")
 #: Points at which the outcome has its name already, so that no other shim is started.
@@ -149,6 +155,8 @@ class Lane:
             + agent("--hold", name="holds", **LONG)
             + agent("--handed", name="exits", ack="exit", **LONG)
             + agent(name="short", **(SHORT if short else LONG))
+            + agent("--handed", "--print", name="runs", **RUNS, **LONG)
+            + agent("--handed", "--print", name="brief", **RUNS, **(SHORT if short else LONG))
             + agent(name="fails", command=["false"], max_attempts=1, **LONG)
             + agent(name="hangs", command=["sleep", "300"], max_attempts=1, **{**LONG, "timeout": 1})
             + self._more
@@ -194,12 +202,12 @@ class Lane:
         self.sender = Sender(self.bus.url, self.bus.admin_token, name=f"cell-{self._number}", to_agent=agent, count=1)
         self.sender.start()
 
-    def short(self) -> str:
-        """The agent whose leases soon have run out, as the watcher that runs now asks for it."""
+    def short(self, name: str = "short") -> str:
+        """An agent whose leases soon have run out, as the watcher that runs now asks for it."""
         if not self._short:
             self.watcher.stop()
             self.start_watcher(short=True)
-        return "short"
+        return name
 
     def sent(self, agent: str) -> int:
         """Send a message; its id."""
@@ -229,6 +237,7 @@ class Lane:
             "a watcher's start": self.a_start,
             "a first key": self.a_first_key,
             "a wake": self.a_wake,
+            RUN: self.a_run,
             "a second shim": self.a_second_shim,
             HANG: self.a_hang,
         }[row.occasion]
@@ -358,6 +367,16 @@ class Lane:
         stop = self.arm(row.point)
         self.begin("holds")
         return stop, "holds"
+
+    def a_run(self, cell: Cell) -> tuple[Stop, str]:
+        row, agent = cell.row, "runs"
+        if row.point in UNSTORED and cell.fault in (Fault.CUT_WATCHER, Fault.CUT_BOTH):
+            agent = self.short("brief")
+        if row.held == "bus":
+            return self.gated("bus.report.decided", row.point, lambda: self.send(agent)), agent
+        stop = self.arm(row.point)
+        self.send(agent)
+        return stop, agent
 
     def a_second_shim(self, cell: Cell) -> tuple[Stop, str]:
         self.begin("holds")
@@ -517,7 +536,7 @@ class Lane:
         path = self.folder / "runs.ndjson"
         runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         wrong = log_problems(events, accepted=self._accepted, read_by=[agent] if agent != "nobody" else [])
-        wrong += run_problems(events, runs, writers)
+        wrong += run_problems(events, runs, writers) + reply_problems(events, RUNNERS)
         assert not wrong, wrong
 
     def told(self, events: list[dict[str, Any]], agent: str, since: int, cell: Cell) -> str:

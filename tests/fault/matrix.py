@@ -105,6 +105,8 @@ MORE: Final = {
 }
 
 HANG: Final = "a command that hangs"
+#: One message, handed to a command that prints the answer: outcome, answer and ack are one append.
+RUN: Final = "a run"
 
 _BUS = frozenset({"bus"})
 _BOTH = frozenset({"bus", "watcher"})
@@ -166,6 +168,14 @@ ROWS: Final = (
     *_rows("a wake", "shim", _SHIM, ("outcome.flushed", "outcome.renamed", "outcome.durable")),
     *_rows("a wake", "watcher", _BOTH, ("watcher.outcome.seen", "watcher.report.answered")),
     *_rows("a wake", "watcher", _BOTH, (f"watcher.folder.{step}" for step in ("renamed", "gone", "deleted"))),
+    *_rows(RUN, "watcher", _BOTH, (f"watcher.run.{step}" for step in ("made", "told", "prompted"))),
+    *_rows(RUN, "watcher", _BOTH, ("grant.durable",)),
+    *_rows(RUN, "shim", _ALL, ("started.durable",)),
+    *_rows(RUN, "command", _ALL, ("shim.command.starting",)),
+    *_rows(RUN, "shim", _SHIM, ("shim.command.ended", "outcome.durable")),
+    *_rows(RUN, "bus", _BOTH, ("bus.report.decided", "bus.append.projected", "bus.append.committed")),
+    *_rows(RUN, "bus", _BOTH, ("bus.report.recorded",)),
+    *_rows(RUN, "watcher", _BOTH, ("watcher.report.answered", "watcher.folder.renamed")),
     *_rows("a second shim", "shim", _SHIM, ("shim.left.ended",)),
     *_rows(HANG, "shim", _ALL, ("shim.command.released",)),
 )
@@ -187,7 +197,8 @@ left to do.
 
 Then the checkers judge log and commands. That is no part of the tables, because it holds for every cell: no accepted
 message lost or twice, every message read or dead, no wake started twice, never two commands of one agent, an outcome
-that was reported stands, the log's chain whole. What the tables say is how the message got there:
+that was reported stands, one good run and one answer for each message that was run, the log's chain whole. What the
+tables say is how the message got there:
 
 - *ok*: one wake; its command was started once and came to its end
 - *interrupted*: the wake's command was cut; *before its start*: there was none yet. An arrow leads to the next wake

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.fault.lane import DEADLINE_S, SWITCH, Lane
+from tests.fault.lane import DEADLINE_S, RUNS, SWITCH, Lane
 from tests.fault.matrix import CELLS, NOTHING, PAGE, POINTS, ROWS, UNKNOWN, Cell, Fault, Key, key_of, page, told_by_page
 from tests.fault.opening import Opening
 from tests.fault.power import Disk, Impossible
@@ -155,10 +155,13 @@ class TestThePointsAreAllThatThereAre:
         assert {cell.row.point for cell in RUN} == POINTS
 
     @needs_strace
-    def test_every_step_of_a_real_wake_has_a_point_after_it(self, scene: Scene, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("run", [False, True], ids=["wake", "run"])
+    def test_every_step_of_a_real_wake_has_a_point_after_it(self, scene: Scene, tmp_path: Path, run: bool) -> None:
         trace, stops = tmp_path / "trace", tmp_path / "stops"
         tracer = ["strace", "-D", "-f", "-y", "-qq", "-s", "300", "-o", str(trace), "-e", f"trace={SYSCALLS}"]
-        home, token, agent = tmp_path / "w", scene.watcher_token, scene.agent(timeout=30, start_within=30)
+        options: tuple[str, ...] = ("--handed", "--print") if run else ()
+        agent = scene.agent(*options, **(RUNS if run else {}), timeout=30, start_within=30)
+        home, token = tmp_path / "w", scene.watcher_token
         env = {SWITCH: str(stops)}
         with WatcherProcess(home, scene.bus.url, token, agent, under=tracer, env=env) as watcher:
             scene.boss.send("mel")

@@ -221,7 +221,8 @@ class FakeBus:
             return 200, {"wake": None, "why": "nothing_unread", "retry_after_s": self.retry_after_s}
         attempt = 1 + sum(wake.agent == agent and wake.through >= unread[0] for wake in self.wakes.values())
         self.head += 1
-        wake = Wake(self.head, body["key"], agent, self.read[agent], unread[-1], attempt, body["timeout_s"])
+        through = unread[0 if body["deliver"] == "each" else -1]
+        wake = Wake(self.head, body["key"], agent, self.read[agent], through, attempt, body["timeout_s"])
         self.wakes[wake.id] = wake
         return 201, {"wake": self._shown(wake), "age_s": 0}
 
@@ -230,7 +231,8 @@ class FakeBus:
         told = {
             name: getattr(wake, name) for name in ("id", "key", "agent", "after", "through", "attempt", "timeout_s")
         }
-        return {**told, "token": f"token-of-{wake.id}", "messages": covered, "truncated": False}
+        tokens = {"token": f"token-of-{wake.id}", "reply_token": f"reply-token-of-{wake.id}"}
+        return {**told, **tokens, "messages": covered, "truncated": False}
 
     def _report(self, wake_id: int, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.reports.append((wake_id, body))

@@ -13,6 +13,8 @@ from typing import Any
 
 from watcher import shim
 
+#: A wake's token, as far as its looks go.
+TOKEN = "ewk_7_" + "the-token-" * 4 + "xyz"
 #: How long a test waits for what must come.
 DEADLINE_S = 30.0
 #: Between two looks at a state that nobody tells of.
@@ -97,6 +99,7 @@ def make_folder(
     boot_id: str | None = None,
     request: object = None,
     cwd: Path | None = None,
+    run: dict[str, Any] | None = None,
 ) -> Folder:
     """A granted folder whose latest start is `late_s` ago."""
     path = at / f"key-{wake_id}"
@@ -106,7 +109,7 @@ def make_folder(
     folder.write("key", {"key": path.name, "boot_id": boot_id or shim.boot_id(), "machine_id": "m", "hardware": []})
     told = {"id": wake_id, "agent": "mel", "after": 0, "through": 5, "attempt": 1, "timeout_s": timeout_s}
     token_file = at / f"token-{wake_id}"
-    token_file.write_text("the-token\n")
+    token_file.write_text(f"{TOKEN}\n")
     folder.write(
         "grant",
         {
@@ -117,6 +120,7 @@ def make_folder(
             "env": {"WAKE_ID": str(wake_id), "EVENTLOG_TOKEN_FILE": str(token_file)},
             "request": request or {"wake": told, "messages": [], "truncated": False},
             "settings": {},
+            "run": run,
         },
     )
     return folder

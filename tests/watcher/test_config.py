@@ -6,6 +6,7 @@ import pytest
 
 from eventlog.errors import ConfigError
 from watcher.config import Config, check
+from watcher.prompt import default_template
 
 GOOD = """name = "minipc-3"
 [bus]
@@ -55,6 +56,28 @@ def test_what_is_set_wins_over_what_a_waker_would_choose(tmp_path: Path) -> None
     assert Config.load(written(tmp_path, text)).agents["tony"].min_interval == 0
 
 
+def test_an_agent_that_gets_runs_need_not_acknowledge(tmp_path: Path) -> None:
+    text = GOOD.replace("timeout = 200", 'deliver = "each"\nreply = "agent"').replace(
+        "[agents.tony]", 'ack = "none"\n[agents.tony]'
+    )
+    text += '[agents.ann]\ncommand = ["wake-ann"]\ndeliver = "all"\n'
+    agents = Config.load(written(tmp_path, text)).agents
+    assert [agents[name].ack for name in ("mel", "tony", "ann")] == ["none", "exit", "agent"]
+    assert (agents["tony"].timeout, agents["tony"].reply, agents["tony"].input) == (100, "agent", "json")
+    assert (agents["tony"].prompt, agents["ann"].prompt) == (default_template(), "")
+
+
+def test_a_template_of_ones_own_is_read_and_checked(tmp_path: Path) -> None:
+    template = tmp_path / "prompt.txt"
+    text = GOOD.replace("timeout = 100", f'deliver = "each"\nprompt_file = "{template}"')
+    template.write_text("For $agent: $message, which costs $$5")
+    assert Config.load(written(tmp_path, text)).agents["tony"].prompt == template.read_text()
+    for wrong, said in (("$sendr", "names $sendr, not one of $agent, "), ("for 5$", "has a $ that begins no name")):
+        template.write_text(wrong)
+        (problem,) = check(written(tmp_path, text))[1]
+        assert (problem.line, said in problem.what) == (14, True), problem
+
+
 def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
     assert Config.load(written(tmp_path, GOOD.partition("\n")[2])).name
 
@@ -71,6 +94,12 @@ def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
         ("timeout = 200", "max_attempts = 1.5", 6, "max_attempts must be a whole number"),
         ("timeout = 200", 'ack = "exti"', 6, "ack is 'exti', not one of agent, exit, none"),
         ("timeout = 200", 'deliver = "one"', 6, "deliver is 'one', not one of all, each"),
+        ('["wake-mel"]', '["wake-mel"]\nreply = "stdout"', 10, 'reply is for runs; add deliver = "each"'),
+        ('["wake-mel"]', '["wake-mel"]\ninput = "prompt"', 10, "input is for runs"),
+        ('["wake-mel"]', '["wake-mel"]\nprompt_file = "x"', 10, "prompt_file is for runs"),
+        ("timeout = 100", 'deliver = "each"\nreply = "stdout"', 14, "the waker 'openclaw' prints nothing"),
+        ("timeout = 100", 'deliver = "each"\ninput = "prompt"', 14, "the waker 'openclaw' reads JSON"),
+        ("timeout = 100", 'deliver = "each"\nprompt_file = "/nowhere"', 14, "/nowhere cannot be read"),
         ("timeout = 100", "env = { A = 1 }", 13, "env must hold nothing but text in quotes"),
         ('["wake-mel"]', '"wake-mel"', 9, "command must be a list of words"),
         ('["wake-mel"]', "[]", 9, "command must be a list of words"),

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.watcher.support import Folder, alive, end, make_folder, pids_in, shell, wait_until
+from eventlog.capability import reply_token
+from eventlog.event import Event
+from eventlog.tokens import new_token
+from tests.watcher.support import TOKEN, Folder, alive, end, make_folder, pids_in, shell, wait_until
 from watcher import shim
 
 
@@ -80,7 +83,7 @@ def test_a_flood_of_output_is_read_and_only_its_end_is_kept(tmp_path: Path) -> N
     assert outcome["outcome"] == "failed"
     assert outcome["detail"].endswith("bbbthe end")
     assert len(outcome["detail"]) <= shim.DETAIL_BYTES_MAX
-    assert (folder.path / "outcome").stat().st_size < 40_000
+    assert (folder.path / "outcome").stat().st_size < shim.STDOUT_BYTES_MAX + 2 * shim.DETAIL_BYTES_MAX
 
 
 def test_a_command_that_closes_its_streams_is_waited_for(tmp_path: Path) -> None:
@@ -304,8 +307,47 @@ def test_the_guard_ends_a_command_whose_shim_is_stopped_for_too_long(tmp_path: P
 def test_a_token_that_a_command_prints_is_not_told_on(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, shell("cat $EVENTLOG_TOKEN_FILE; cat $EVENTLOG_TOKEN_FILE >&2; exit 1"))
     outcome = folder.run()
-    assert "[token]" in outcome["detail"]
-    assert "the-token" not in json.dumps(outcome)
+    assert (outcome["detail"], outcome["stdout"]) == ("exit code 1: [token]", "[token]\n")
+    assert TOKEN not in json.dumps(outcome)
+
+
+def test_every_kind_of_token_is_known_and_nothing_else_taken_for_one() -> None:
+    message = Event(12, "message", "mel", "tony", b"{}", None, b"")
+    for token in (new_token()[0], TOKEN, reply_token(bytes(32), "log", message, 1_790_000_000)):
+        assert shim.TOKEN.sub("[token]", f"see {token}.") == "see [token]."
+        # What a cut leaves of it is not told on either: the rest could be guessed.
+        tail = shim.Tail(40)
+        tail.add(f"{token} and more".encode())
+        assert tail.text() == " and more"
+    assert not shim.TOKEN.search("evt_1NG8Du2eZvKYlo2CUI79vXWy is an event's id elsewhere")
+
+
+def test_the_end_of_what_was_printed_is_kept_and_how_much_was_not(tmp_path: Path) -> None:
+    outcome = make_folder(
+        tmp_path, shell("head -c 5000 /dev/zero | tr '\\0' ' '; head -c 65530 /dev/zero | tr '\\0' .")
+    ).run()
+    assert outcome["stdout"] == " " * 6 + "." * 65_530
+    assert outcome["stdout_left_out"] == 4994
+    assert make_folder(tmp_path, shell("echo done"), wake_id=8).run()["stdout_left_out"] == 0
+
+
+@pytest.mark.parametrize("kind", ["json", "prompt"])
+def test_a_run_reads_its_prompt(tmp_path: Path, kind: str) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "prompt.txt").write_bytes("Answer!\r\nü\n".encode())
+    run = {"folder": str(private), "message": 5, "input": kind, "reply": "stdout"}
+    outcome = make_folder(tmp_path, ["cat"], request={"id": 5}, run=run).run()
+    assert outcome["outcome"] == "ok"
+    said = outcome["stdout"] if kind == "prompt" else json.loads(outcome["stdout"])
+    assert said == ("Answer!\r\nü\n" if kind == "prompt" else {"id": 5, "prompt": "Answer!\r\nü\n"})
+
+
+def test_a_run_whose_prompt_is_gone_is_not_started(tmp_path: Path) -> None:
+    run = {"folder": str(tmp_path / "gone"), "message": 5, "input": "prompt", "reply": "stdout"}
+    folder = make_folder(tmp_path, shell("touch ran"), run=run, cwd=tmp_path)
+    assert folder.run()["outcome"] == "not_started"
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_command_has_the_signals_of_a_new_program(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ The `command` waker runs a program of the person's own. Every other waker is a P
     def wake(request: dict[str, Any], settings: dict[str, Any]) -> None        # or async def
 
 which is called in a process of its own, under the shim, so that a wake of any kind has the same time limit and the same
-protection from a restart. `request` is what a command gets on standard input: `{"wake", "messages", "truncated"}`.
-`settings` are the agent's settings by their names in the configuration, and `key`, the wake's key, which stays the same
-however often the wake is looked at. The wake's token is in the file that EVENTLOG_TOKEN_FILE names. It returns when the
-agent's turn is over, or was accepted; raises `NotStarted` if no turn began (the way in is broken, not the message:
-nothing is counted against the message); any other exception says that the wake failed.
+protection from a restart. `request` is what a command gets on standard input: `{"wake", "messages", "truncated"}`; of a
+run, which is for one message, the message's own fields, too, and `prompt`, the text for the agent. What a waker prints
+is the run's reply, if the setting `reply` says so. `settings` are the agent's settings by their names in the
+configuration, and `key`, the wake's key, which stays the same however often the wake is looked at. The wake's token is
+in the file that EVENTLOG_TOKEN_FILE names. It returns when the agent's turn is over, or was accepted; raises
+`NotStarted` if no turn began (the way in is broken, not the message: nothing is counted against the message); any other
+exception says that the wake failed.
 
 Other wakers are found in the entry point group `bus_watcher.wakers`; the entry's name is the value of `waker`.
 """
