@@ -145,6 +145,7 @@ def _seated(call: Call, response: ASGIApp) -> ASGIApp:
         except TimeoutError:
             _log.info("a client read nothing for too long; its stream was ended", after_s=timeout_s)
             abort(scope)
+            await asyncio.sleep(0)  # the server hears of the end first, else it takes this for an answer that failed
         finally:
             call.desk.seats.leave()
 

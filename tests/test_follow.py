@@ -96,7 +96,9 @@ async def test_an_event_appended_while_a_page_is_read_comes_once(
 
         monkeypatch.setattr(Store, "page", slow_page)
         async with listening(log.follow(ALL, after=0, heartbeat_s=60)) as client:
-            await client.reach(ids[0] + 3)
+            await client.reach(ids[2])
+            ids += await send_many(log, 1)  # a follower of what it was told of would show this one next
+            await client.reach(ids[4])
             assert client.shown == ids
 
 

@@ -52,3 +52,4 @@ def test_what_was_asked_for_is_in_no_log_line(level: str, tmp_path: Path) -> Non
         assert bus.stop() == 0
         found = [said for said in (auditor, bus.admin_token, "token", "/api/", "evt_") if said in bus.log_text]
         assert found == [], bus.log_text
+        assert level != "error" or bus.log_text == "", "what a client does is no error of the bus"
