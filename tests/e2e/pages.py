@@ -128,6 +128,12 @@ class Reader:
         assert blocks, f"no block stands under {heading!r}"
         return "".join(self._do(block) for block in blocks)
 
+    def interrupt(self, number: int) -> None:
+        """Ctrl-C in the terminal of this number, from 1."""
+        terminal = self._terminals[number - 1]
+        os.killpg(terminal.pid, signal.SIGINT)
+        terminal.wait(DEADLINE_S)
+
     def type(self, text: str) -> str:
         """One block, as if it stood on the page; what it said."""
         return self._do(Block("", ["sh"], text))
@@ -142,7 +148,7 @@ class Reader:
             with place.open("a" if kind == "add-to" else "w") as file:
                 file.write(text)
         elif block.how == ["sh", "terminal"]:
-            self._open_terminal(text)
+            self.open_terminal(text)
         elif block.how == ["sh"] and SETUP not in text:
             said = self._type(text)
             self._says, self._patience_s = lambda: said, 0.0
@@ -158,7 +164,8 @@ class Reader:
         why = f"the page says:\n{told}\nbut it was:\n"
         until(lambda: wanted.search(self._says()), self._patience_s, why=lambda: why + self._says() + self._told())
 
-    def _open_terminal(self, text: str) -> None:
+    def open_terminal(self, text: str) -> None:
+        """Type this into a terminal of its own."""
         path = self.home / f"terminal-{len(self._terminals) + 1}.out"
         self._says, self._patience_s = path.read_text, DEADLINE_S
         with path.open("wb") as said:
