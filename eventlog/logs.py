@@ -11,7 +11,7 @@ _LIBRARIES = ("aiosqlite", "asyncio", "sse_starlette", "uvicorn", "uvicorn.acces
 
 
 def configure(level: str) -> None:
-    """Sends every log line of this process to standard error, those of the libraries from a warning on.
+    """Sends log lines from this level on to standard error, those of the libraries from a warning on at least.
 
     A traceback is written without the values of variables: one of them may be a token.
     """
@@ -32,11 +32,12 @@ def configure(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    least = logging.getLogger().level
     for name in _LIBRARIES:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-        library.setLevel(logging.WARNING)
+        library.setLevel(max(least, logging.WARNING))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
