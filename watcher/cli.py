@@ -1,4 +1,4 @@
-"""`bus-watcher`: run, check, install, status.
+"""`bus-watcher`: run, check, init, install, status.
 
 Exit codes: 0 done; 1 `status`: no watcher runs, or it is not connected; 2 wrong usage; 69 another watcher runs on the
 state folder; 78 the configuration is wrong.
@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 import click
 
@@ -25,6 +25,12 @@ EXIT_CODES: Final = {
     EXIT_LOCKED: "another watcher runs on this state folder",
     EXIT_CONFIG: "a setting, or a file that the program needs, is wrong",
 }
+
+#: What `check` says of a command that wakes nobody any more.
+_CRON_WAKE_GONE: Final = (
+    "{where} calls `openclaw cron wake`, which OpenClaw 2026.9.6 does not have any more: it exits 1 and wakes nobody; "
+    'use waker = "openclaw" instead of the command (`bus-watcher init openclaw` writes such a configuration)'
+)
 
 _Command = Callable[..., Any]
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -100,6 +106,8 @@ def check(config: Path | None, as_json: bool) -> None:
             if agent.waker == "command" and agent.command:
                 missing = command.missing(agent.command, agent.cwd, agent.env)
                 warnings += [f"agent {name!r}: {missing}"] if missing else []
+                gone = command.gone(agent.command, agent.cwd)
+                warnings += [f"agent {name!r}: {_CRON_WAKE_GONE.format(where=gone)}"] if gone else []
     if as_json:
         found = [{"line": one.line, "key": one.key, "problem": one.what, "mend": one.mend} for one in problems]
         _say_json({"file": str(path), "problems": found, "warnings": warnings})
@@ -110,6 +118,62 @@ def check(config: Path | None, as_json: bool) -> None:
             named = [f"{name} (runs)" if one.deliver == "each" else name for name, one in settings.agents.items()]
             click.echo(f"{path}: good; watcher {settings.name} wakes {', '.join(named)}")
     sys.exit(EXIT_CONFIG if problems else 0)
+
+
+@bus_watcher.group()
+def init() -> None:
+    """Write a configuration for agents that are there already."""
+
+
+@init.command("openclaw")
+@_config_option
+@click.option(
+    "--openclaw-config",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="OpenClaw's configuration; by default where `openclaw` itself looks.",
+)
+@click.option("--profile", metavar="NAME", default="", help="The profile of OpenClaw, as in `openclaw --profile NAME`.")
+@click.option("--agent", "agents", metavar="AGENT", multiple=True, help="An agent to wake (repeat); by default all.")
+@click.option(
+    "--waker",
+    type=click.Choice(["openclaw", "openclaw-agent"]),
+    default="openclaw",
+    help="A pointer to the inbox (openclaw), or one turn for each message (openclaw-agent).",
+)
+@click.option("--url", metavar="URL", default="", help="The address of the bus, if it is not on this machine.")
+@click.option("--force", is_flag=True, help="Write over a configuration that is there.")
+@_json
+def init_openclaw(
+    config: Path | None,
+    openclaw_config: Path | None,
+    profile: str,
+    agents: tuple[str, ...],
+    waker: Literal["openclaw", "openclaw-agent"],
+    url: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the configuration for the agents of the OpenClaw on this machine, and say what to do next."""
+    from watcher import init as initial
+    from watcher import openclaw_config as openclaw
+
+    found = openclaw.read(openclaw_config or openclaw.place(os.environ, profile), os.environ)
+    default = _default_config()
+    written = initial.openclaw(
+        found, config or default, waker=waker, only=agents, url=url, force=force, default=default
+    )
+    if as_json:
+        files = [str(written.config), str(written.secret_file)]
+        told = {"agents": written.agents, "warnings": written.warnings, "next": written.steps}
+        _say_json({"written": files, "openclaw": str(found.path), **told})
+        return
+    click.echo(f"wrote {written.config}: wakes {', '.join(written.agents)} of {found.path} at {found.url}")
+    click.echo(f"wrote {written.secret_file}: a secret, readable by you alone")
+    for warning in written.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    for step in written.steps:
+        click.echo(f"next: {step}")
 
 
 @bus_watcher.command()

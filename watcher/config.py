@@ -19,14 +19,20 @@ from watcher.toml_lines import Lines
 DEFAULT_URL: Final = "http://127.0.0.1:8091"
 #: Where an OpenClaw gateway listens if nobody said otherwise.
 OPENCLAW_URL: Final = "http://127.0.0.1:18789"
-#: Where its hooks token is looked for if nobody said otherwise.
-OPENCLAW_HOOKS_FILE: Final = "~/.config/bus-watcher/hooks-token"
-#: Seconds between two wakes of an OpenClaw agent, unless set: it holds back more than 5 starts a minute.
-OPENCLAW_MIN_INTERVAL_S: Final = 15.0
 #: Wakers that are part of this program; others come from the entry point group `bus_watcher.wakers`.
-BUILT_IN_WAKERS: Final = ("command", "webhook", "openclaw")
+BUILT_IN_WAKERS: Final = ("command", "webhook", "openclaw", "openclaw-agent")
 #: Those of them that print nothing which could be a run's reply.
 SILENT_WAKERS: Final = ("webhook", "openclaw")
+#: What a waker chooses where nobody said otherwise. OpenClaw holds back more than 5 starts of an agent a minute.
+OWN_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "openclaw": {"url": OPENCLAW_URL, "min_interval": 15.0, "token_file": "~/.config/bus-watcher/hooks-token"},
+    "openclaw-agent": {
+        "url": OPENCLAW_URL,
+        "deliver": "each",
+        "reply": "stdout",
+        "token_file": "~/.config/bus-watcher/gateway-token",
+    },
+}
 
 
 def _setting(default: Any, doc: str, like: str, **told: Any) -> Any:
@@ -78,7 +84,7 @@ class AgentSettings:
 
     waker: str = _setting(
         "command",
-        "How the agent is woken: `command`, `webhook`, `openclaw`, or a waker of your own.",
+        "How the agent is woken: `command`, `webhook`, `openclaw`, `openclaw-agent`, or a waker of your own.",
         '"command"',
     )
     timeout: float = _setting(300.0, "Seconds one wake may run.", "300", least=1, most=86_400)
@@ -96,13 +102,18 @@ class AgentSettings:
         0.0, "Seconds between two wakes.", "0", least=0, most=86_400, shown="0; 15 with `openclaw`"
     )
     deliver: str = _setting(
-        "all", "`all` unread messages with one wake, or `each` with a run of its own.", '"all"', choices=("all", "each")
+        "all",
+        "`all` unread messages with one wake, or `each` with a run of its own.",
+        '"all"',
+        choices=("all", "each"),
+        shown="all; each with `openclaw-agent`",
     )
     reply: str = _setting(
         "agent",
         "Who answers a run's message: the `agent` itself, or the watcher with what the run printed (`stdout`).",
         '"stdout"',
         choices=("agent", "stdout"),
+        shown="agent; stdout with `openclaw-agent`",
     )
     input: str = _setting(
         "json",
@@ -120,13 +131,13 @@ class AgentSettings:
         "",
         "Where a `webhook` goes, or the OpenClaw gateway is.",
         '"http://127.0.0.1:9000/wake"',
-        shown="none; `openclaw`: `http://127.0.0.1:18789`",
+        shown="none; OpenClaw's: `http://127.0.0.1:18789`",
     )
     token_file: str = _setting(
         "",
         "A file with the token that the webhook or the gateway wants.",
         '"~/.config/bus-watcher/hooks-token"',
-        shown="none; `openclaw`: `~/.config/bus-watcher/hooks-token`",
+        shown="none; OpenClaw's: `hooks-token`, or `gateway-token`, in `~/.config/bus-watcher/`",
     )
     secret_file: str = _setting(
         "", "A file with the secret (`whsec_…`) that signs a webhook.", '"~/.config/bus-watcher/webhook-secret"'
@@ -229,7 +240,7 @@ class _Checker:
     def config(self) -> tuple[Config | None, list[Problem]]:
         """The settings, and all problems in the order of their lines."""
         self.known((), self.table, ["name", "bus", "limits", "defaults", "agents"])
-        name = self.table.get("name", _host_name())
+        name = self.table.get("name", host_name())
         self.named(("name",), name, "the watcher")
         bus = BusSettings(**self.values(("bus",), BusSettings))
         if not bus.url.startswith(("http://", "https://")):
@@ -253,9 +264,7 @@ class _Checker:
         own = self.values(at, AgentSettings)
         settings = {**defaults, **own}
         waker = settings.get("waker", "command")
-        if waker == "openclaw":
-            own_way = {"url": OPENCLAW_URL, "min_interval": OPENCLAW_MIN_INTERVAL_S, "token_file": OPENCLAW_HOOKS_FILE}
-            settings = {**own_way, **settings}
+        settings = {**OWN_DEFAULTS.get(str(waker), {}), **settings}
         named = {*settings, *self.section(at)}
         if waker == "command" and "command" not in named:
             self.wrong(at, f"agent {name!r} has no command", 'add one, as in command = ["wake-mel"]')
@@ -390,7 +399,7 @@ def _installed_wakers() -> list[str]:
     return [point.name for point in entry_points(group="bus_watcher.wakers")]
 
 
-def _host_name() -> str:
+def host_name() -> str:
     """This machine's name, as far as a watcher may be called so."""
     name = "".join(
         char if char.isalnum() and char.isascii() else "-" for char in socket.gethostname().partition(".")[0]

@@ -62,7 +62,7 @@ def environment(settings: AgentSettings, grant_file: Path) -> Mapping[str, str]:
 def load(name: str) -> Waker:
     """The waker of this name. Raises NotStarted if it is not installed."""
     if name in BUILT_IN_WAKERS:
-        found: Waker = import_module(f"watcher.wakers.{name}").wake
+        found: Waker = import_module(f"watcher.wakers.{name.replace('-', '_')}").wake
         return found
     from importlib.metadata import entry_points
 

@@ -3,18 +3,37 @@
 import json
 import os
 import shlex
-from typing import Any
+import time
+from typing import Any, Final
+from urllib.parse import urlsplit
 
-from watcher.wakers.post import post, read_secret
+from watcher.wakers.post import Busy, post, read_secret
+
+#: Where a gateway's hooks are if the address names no other path.
+HOOKS_PATH: Final = "/hooks"
+#: What is left of a wake's time when it comes again the last time.
+SPARE_S: Final = 5.0
 
 
 def wake(request: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Queue a wake at the gateway. 200 means queued, no more: only the inbox's cursor shows that it was read."""
+    """Queue a wake at the gateway. 200 means queued, no more: only the inbox's cursor shows that it was read.
+
+    If the gateway says when to come again, and the wake lasts so long, it is asked again then. Raises as `post` does.
+    """
+    give_up = time.monotonic() + request["wake"]["timeout_s"] - SPARE_S
     agent = request["wake"]["agent"]
-    body = {"text": pointer(request), "mode": "now", "agentId": settings["agent_id"] or agent}
+    body = json.dumps({"text": pointer(request), "mode": "now", "agentId": settings["agent_id"] or agent}).encode()
+    base = settings["url"].rstrip("/")
+    url = f"{base}{'' if urlsplit(base).path else HOOKS_PATH}/wake"
     token = read_secret(settings["token_file"])
-    url = f"{settings['url'].rstrip('/')}/hooks/wake"
-    post(url, json.dumps(body).encode(), {"Authorization": f"Bearer {token}"})
+    while True:
+        try:
+            post(url, body, {"Authorization": f"Bearer {token}"})
+            return
+        except Busy as busy:
+            if time.monotonic() + busy.retry_after_s > give_up:
+                raise
+            time.sleep(busy.retry_after_s)
 
 
 def pointer(request: dict[str, Any]) -> str:

@@ -17,6 +17,14 @@ ANSWER_BYTES_MAX: Final = 1024
 NOT_STARTED_STATUS: Final = frozenset({401, 429})
 
 
+class Busy(NotStarted):
+    """No turn began, and the other side says when to come again."""
+
+    def __init__(self, told: str, retry_after_s: float) -> None:
+        super().__init__(told)
+        self.retry_after_s = retry_after_s
+
+
 class Refused(Exception):
     """The other side got the wake and did not want it."""
 
@@ -24,8 +32,8 @@ class Refused(Exception):
 def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
     """Send a JSON body; returns on a 2xx answer. Redirects are not followed: a token goes to `url` alone.
 
-    Raises NotStarted if no connection came about, or on 401, 429 and 5xx; Refused on any other answer; OSError or
-    http.client.HTTPException if there was none.
+    Raises NotStarted if no connection came about, or on 401, 429 and 5xx (Busy if the answer says when to come again);
+    Refused on any other answer; OSError or http.client.HTTPException if there was none.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -55,7 +63,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
         return
     told = f"{host} answered {answer.status} {answer.reason}: {said}"
     if answer.status in NOT_STARTED_STATUS or answer.status >= 500:
-        raise NotStarted(told)
+        wait = answer.headers.get("Retry-After", "").strip()
+        raise Busy(told, float(wait)) if wait.isdecimal() else NotStarted(told)
     raise Refused(told)
 
 
