@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check fmt bench soak matrix crashes clean
+.PHONY: help run demo test test-openclaw check fmt bench soak matrix crashes clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(STAMP) ## start a bus and a watcher with two agents, and show their conversation (Ctrl-C ends it)
 	@$(PY) examples/run.py
@@ -20,6 +20,9 @@ demo: $(STAMP) ## let two agents talk while bus and watcher are killed; count wh
 
 test: check ## check, then every test; a test is skipped only if it needs a program that is not installed
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-openclaw: $(STAMP) ## install a real OpenClaw from npm (OPENCLAW_CACHE=folder, 770 MB) and wake its agents
+	$(PY) -m pytest -m openclaw --timeout 1800 -s -v tests/openclaw
 
 check: $(STAMP) ## lint, format, types and import contracts; quick
 	$(PY) -m ruff check --quiet .

@@ -231,7 +231,7 @@ class AgentLoop:
         ended, exit_code = outcome["outcome"], outcome.get("exit_code")
         told: dict[str, Any] = {name: outcome[name] for name in TOLD if outcome.get(name) not in (None, "")} | more
         last = {"wake": wake["id"], "message": message, "outcome": ended, "exit_code": exit_code, "at": clock()}
-        self._at.last = last
+        self._at.last = {**last, "detail": outcome.get("detail") or ""}
         log = self._log.bind(wake=wake["id"], outcome=ended, exit_code=exit_code)
         failures = 0
         while True:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from eventlog.errors import ConfigError
 from eventlog.event import NAME, RESERVED, fold
-from watcher.config import host_name
+from watcher.config import BusSettings, host_name
 from watcher.openclaw_config import OpenClaw
 
 OpenClawWaker = Literal["openclaw", "openclaw-agent"]
@@ -57,7 +57,7 @@ def openclaw(
         f"# Wakes the agents of {found.path}.",
         f"name = {_text(host_name())}",
         "[bus]",
-        f"url = {_text(url)}" if url else '# url = "http://127.0.0.1:8091"',
+        f"url = {_text(url or BusSettings().url)}",
         f"token_file = {_text(str(token_file))}",
         "[defaults]",
         f"waker = {_text(waker)}",

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from watcher.shim import read_json
 from watcher.state import watcher_runs
+
+#: How much is shown of why a wake went wrong.
+DETAIL_CHARS: Final = 300
 
 
 def read(state_dir: Path) -> dict[str, Any]:
@@ -38,6 +41,14 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
             last = agent["last"]
             code = "" if last["exit_code"] is None else f", exit code {last['exit_code']}"
             yield f"        last {_called(last['wake'], last['message'])}: {last['outcome']}{code} at {last['at']}"
+            if last["outcome"] != "ok" and (said := _in_one_line(last.get("detail", ""))):
+                yield f"        it said: {said}"
+
+
+def _in_one_line(text: str) -> str:
+    """The text without line ends and what would steer a terminal; its end if it is long: the reason stands there."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(shown.split())[-DETAIL_CHARS:]
 
 
 def _doing(agent: dict[str, Any]) -> str:

@@ -44,7 +44,7 @@ class Turn:
     """One turn, over as many connections as it takes."""
 
     def __init__(self, request: dict[str, Any], settings: dict[str, Any], secret: str) -> None:
-        lasts_s = max(1.0, request["wake"]["timeout_s"] - SPARE_S)
+        lasts_s: float = max(1.0, request["wake"]["timeout_s"] - SPARE_S)
         self._url = settings["url"]
         self._secret = secret
         self._key = settings["key"]
