@@ -280,7 +280,7 @@ class _Checker:
             choices = [*BUILT_IN_WAKERS, *_installed_wakers()]
             where = (*at, "waker") if "waker" in own else ("defaults", "waker")
             self.wrong(where, f"there is no waker {waker!r}", _nearest(str(waker), choices))
-        settings |= self.run(at, settings, own) if settings.get("deliver") == "each" else self.no_run(at, own)
+        settings |= self.run(at, settings, own) if settings.get("deliver") == "each" else self.no_run(at, waker, own)
         return AgentSettings(**{**settings, "name": name})
 
     def run(self, at: tuple[str, ...], settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,8 +294,11 @@ class _Checker:
             self.wrong(where, f"the waker {waker!r} prints nothing", "leave reply out: the agent answers itself")
         return {"ack": "exit", **settings, "prompt": self.template(at, settings.get("prompt_file", ""), own)}
 
-    def no_run(self, at: tuple[str, ...], own: Mapping[str, Any]) -> dict[str, Any]:
+    def no_run(self, at: tuple[str, ...], waker: Any, own: Mapping[str, Any]) -> dict[str, Any]:
         """The same if it gets wakes for all messages: what is meant for runs is wrong in its own table."""
+        if waker == "openclaw-agent":
+            where = (*at, "deliver") if "deliver" in own else ("defaults", "deliver")
+            self.wrong(where, f"the waker {waker!r} gives each message a turn of its own", 'write deliver = "each"')
         for name in ("reply", "input", "prompt_file"):
             if name in own:
                 self.wrong((*at, name), f"{name} is for runs", 'add deliver = "each", or leave it out')

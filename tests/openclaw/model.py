@@ -5,6 +5,7 @@ calls the gateway's own `exec` tool with the command that it was told, reads the
 `exec` again to acknowledge, and ends the turn. Everything else it answers with `Test double: ` and what it was sent.
 """
 
+import contextlib
 import http.server
 import json
 import re
@@ -126,9 +127,10 @@ class _Request(http.server.BaseHTTPRequestHandler):
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         first = {"index": 0, "delta": {"role": "assistant", **said}, "finish_reason": None}
         last = {"index": 0, "delta": {}, "finish_reason": ends}
-        for chunk in ({**common, "choices": [first]}, {**common, "choices": [last], "usage": usage}):
-            self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-        self.wfile.write(b"data: [DONE]\n\n")
+        with contextlib.suppress(BrokenPipeError):  # the gateway was killed meanwhile
+            for chunk in ({**common, "choices": [first]}, {**common, "choices": [last], "usage": usage}):
+                self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            self.wfile.write(b"data: [DONE]\n\n")
 
     def log_message(self, *_: Any) -> None:
         """Nothing."""

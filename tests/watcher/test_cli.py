@@ -216,6 +216,21 @@ def test_status_of_a_watcher_that_has_just_started(tmp_path: Path) -> None:
         assert list(show.lines(show.read(tmp_path))) == ["a watcher has just started"]
 
 
+def test_status_says_why_a_wake_went_wrong(tmp_path: Path) -> None:
+    with State(tmp_path) as state:
+        last = {
+            "wake": 7,
+            "outcome": "failed",
+            "exit_code": 1,
+            "at": "now",
+            "detail": "exit code 1: answered 400\n\x1b[1mno",
+        }
+        agent = {"waker": "openclaw", "state": "waiting", "why": "", "next_ask": None, "wake": None, "last": last}
+        told = {"watcher": "w", "pid": 1, "node": "n", "url": "u", "connection": "c", "since": "s", "detail": ""}
+        state.write_status({**told, "cursor": None, "agents": {"mel": agent}})
+        assert list(show.lines(show.read(tmp_path)))[-1].strip() == "it said: exit code 1: answered 400 [1mno"
+
+
 def test_check_names_the_line_and_the_mend(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text("[defaults]\ntiemout = 3\n[agents.mel]\ncommand = ['no-such-program']\n")
@@ -225,6 +240,35 @@ def test_check_names_the_line_and_the_mend(tmp_path: Path) -> None:
     assert "warning: agent 'mel': no-such-program is not a program" in done.stderr
     found = json.loads(call(tmp_path, "check", "--json", "--config", str(path)).stdout)
     assert [(problem["line"], problem["key"]) for problem in found["problems"]] == [(2, "defaults.tiemout")]
+
+
+def test_check_tells_of_a_command_that_wakes_nobody_any_more(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[agents.mel]\ncommand = ['sh', '-c', 'openclaw cron wake mel --mode=now || true']\n")
+    done = call(tmp_path, "check", "--config", str(path))
+    assert done.returncode == 0
+    assert "warning: agent 'mel': the command calls `openclaw cron wake`" in done.stderr
+    assert "bus-watcher init openclaw" in done.stderr
+
+
+def test_init_writes_a_configuration_for_openclaws_agents(tmp_path: Path) -> None:
+    theirs = tmp_path / ".openclaw" / "openclaw.json"
+    theirs.parent.mkdir()
+    theirs.write_text("{ hooks: { enabled: true, token: 'abc-def' }, agents: { entries: { mel: {} } } }")
+    done = call(tmp_path, "init", "openclaw")
+    assert done.returncode == 0, done.stderr
+    config = tmp_path / ".config" / "bus-watcher" / "config.toml"
+    assert f"wrote {config}: wakes mel of {theirs} at http://127.0.0.1:18789" in done.stdout
+    assert "next: bus-watcher check" in done.stdout
+    assert "abc-def" not in done.stdout
+    again = call(tmp_path, "init", "openclaw")
+    assert (again.returncode, again.stderr.count("\n")) == (78, 1)
+    assert "is there already" in again.stderr
+    forced = json.loads(call(tmp_path, "init", "openclaw", "--force", "--json", "--agent", "mel").stdout)
+    assert forced["written"] == [str(config), str(config.with_name("hooks-token"))]
+    assert (forced["agents"], forced["warnings"]) == (["mel"], [])
+    config.with_name("token").write_text("a-token")
+    assert call(tmp_path, "check").returncode == 0
 
 
 def test_check_finds_a_token_that_cannot_be_read(tmp_path: Path) -> None:

@@ -78,6 +78,23 @@ def test_a_template_of_ones_own_is_read_and_checked(tmp_path: Path) -> None:
         assert (problem.line, said in problem.what) == (14, True), problem
 
 
+def test_openclaws_turns_are_one_for_each_message(tmp_path: Path) -> None:
+    config = Config.load(written(tmp_path, '[agents.mel]\nwaker = "openclaw-agent"\n'))
+    mel = config.agents["mel"]
+    assert (mel.deliver, mel.url, mel.min_interval) == ("each", "http://127.0.0.1:18789", 0)
+    assert mel.token_file == "~/.config/bus-watcher/gateway-token"
+    assert (mel.ack, mel.reply, bool(mel.prompt)) == ("exit", "stdout", True)
+
+
+def test_openclaws_turns_are_for_one_message_and_no_more(tmp_path: Path) -> None:
+    (problem,) = check(written(tmp_path, '[agents.mel]
+waker = "openclaw-agent"
+deliver = "all"
+'))[1]
+    assert (problem.line, problem.key) == (3, "agents.mel.deliver")
+    assert "gives each message a turn" in problem.what
+
+
 def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
     assert Config.load(written(tmp_path, GOOD.partition("\n")[2])).name
 

@@ -23,7 +23,7 @@ from watcher.wakers import NotStarted, command, openclaw, webhook
 from watcher.wakers.__main__ import main
 
 MESSAGE = {"id": 5, "payload": "a confidential text"}
-REQUEST = {"wake": {"id": 7, "agent": "tony"}, "messages": [MESSAGE], "truncated": False}
+REQUEST = {"wake": {"id": 7, "agent": "tony", "timeout_s": 60.0}, "messages": [MESSAGE], "truncated": False}
 SECRET = base64.b64encode(b"a secret of 24 bytes....").decode()
 
 
@@ -33,7 +33,10 @@ class Receiver(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.got.append((self.path, dict(self.headers), body))  # type: ignore[attr-defined]
-        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        busy = self.server.busy.pop(0) if self.server.busy else None  # type: ignore[attr-defined]
+        self.send_response(429 if busy else self.server.status)  # type: ignore[attr-defined]
+        if busy:
+            self.send_header("Retry-After", busy)
         self.send_header("Location", "http://127.0.0.1:1/")
         self.end_headers()
         self.wfile.write(b"said by the receiver")
@@ -50,6 +53,8 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Receiver)
         self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.busy: list[str] = []
+        """The Retry-After of each of the next answers, which are 429."""
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -143,6 +148,29 @@ def test_the_pointer_names_how_many_wait(count: int, truncated: bool, said: str)
 def test_openclaw_may_know_the_agent_by_another_id(server: Server, settings: dict[str, Any]) -> None:
     openclaw.wake(REQUEST, {**settings, "url": server.url, "agent_id": "tony-2"})
     assert json.loads(server.got[0][2])["agentId"] == "tony-2"
+
+
+def test_openclaws_hooks_may_have_another_path(server: Server, settings: dict[str, Any]) -> None:
+    openclaw.wake(REQUEST, {**settings, "url": f"{server.url}/claw/"})
+    assert server.got[0][0] == "/claw/wake"
+
+
+def test_openclaw_is_asked_again_when_it_says_so(
+    server: Server, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(openclaw.time, "sleep", slept.append)
+    server.busy = ["3", "7"]
+    openclaw.wake(REQUEST, {**settings, "url": server.url})
+    assert (slept, len(server.got)) == ([3, 7], 3)
+
+
+@pytest.mark.parametrize("busy", ["60", "tomorrow"])
+def test_openclaw_is_not_waited_for_beyond_the_wakes_time(server: Server, settings: dict[str, Any], busy: str) -> None:
+    server.busy = [busy]
+    with pytest.raises(NotStarted, match="answered 429"):
+        openclaw.wake(REQUEST, {**settings, "url": server.url})
+    assert len(server.got) == 1
 
 
 def woken(tmp_path: Path, settings: AgentSettings) -> dict[str, Any]:
@@ -291,3 +319,34 @@ def test_a_command_that_could_not_be_run_is_told_beforehand(tmp_path: Path) -> N
     (tmp_path / "wake").chmod(0o755)
     assert command.missing(["./wake"], str(tmp_path), {}) == ""
     assert command.missing(["wake"], "~", {"PATH": str(tmp_path)}) == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["openclaw", "cron", "wake", "mel", "--mode=now"],
+        ["sh", "-c", "openclaw cron wake $WAKE_AGENT --mode=now || true"],
+        ["bash", "-lc", "cd ~ && /usr/local/bin/openclaw --profile ops cron wake mel"],
+    ],
+)
+def test_a_command_that_openclaw_has_no_more_is_told(words: list[str]) -> None:
+    assert command.gone(words, "~") == "the command"
+
+
+def test_a_script_that_uses_what_openclaw_has_no_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "wake-mel"
+    script.write_text("#!/bin/sh\nopenclaw cron wake mel --mode=now || true\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert command.gone(["wake-mel"], "~") == command.gone(["./wake-mel"], str(tmp_path)) == str(script)
+    assert command.gone(["sh", str(script)], "~") == str(script)
+    script.write_text("openclaw cron wake mel")
+    assert command.gone(["wake-mel"], "~") == "", "not a script"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["openclaw", "agent", "--agent", "mel"], ["sh", "-c", "openclaw status; cron wake"], ["true", "a\nb" * 9999]],
+)
+def test_other_commands_are_let_be(words: list[str]) -> None:
+    assert command.gone(words, "~") == ""

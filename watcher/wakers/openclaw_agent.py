@@ -19,6 +19,8 @@ AWAY_S: Final = 30.0
 RETRY_S: Final = 1.0
 #: How the gateway says no before anything of a turn began, and the message is not why.
 WAY_IN_CODES: Final = frozenset({"UNAVAILABLE", "FORBIDDEN", "MISSING_SCOPE", "NOT_PAIRED", "PAIRING_REQUIRED"})
+#: What an agent of OpenClaw says if it has nothing to say.
+NO_REPLY: Final = "NO_REPLY"
 
 
 class Failed(Exception):
@@ -32,14 +34,6 @@ def wake(request: dict[str, Any], settings: dict[str, Any]) -> None:
         print(reply)
 
 
-def text(request: dict[str, Any]) -> str:
-    """What the agent is told: the prompt, or the message's own text where there is none."""
-    if prompt := request.get("prompt"):
-        return str(prompt)
-    payload = request["messages"][0]["payload"]
-    return payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
-
-
 class Turn:
     """One turn, over as many connections as it takes."""
 
@@ -50,7 +44,7 @@ class Turn:
         self._key = settings["key"]
         self._give_up = time.monotonic() + lasts_s
         self._asked = {
-            "message": text(request),
+            "message": request["prompt"],
             "agentId": settings["agent_id"] or request["wake"]["agent"],
             "deliver": False,
             "idempotencyKey": self._key,
@@ -129,9 +123,7 @@ def outcome(answer: dict[str, Any]) -> str:
     if status != "ok":
         why = answer.get("error") or answer.get("stopReason") or answer.get("summary") or "no reason was given"
         raise Failed(f"the turn ended with {status!r}: {why if isinstance(why, str) else json.dumps(why)}")
-    waited = answer.get("terminalReply")
-    if isinstance(waited, dict):
-        return str(waited.get("text") or "")
-    result = answer.get("result")
-    payloads = result.get("payloads") if isinstance(result, dict) else None
-    return "\n\n".join(str(part["text"]) for part in payloads or () if isinstance(part, dict) and part.get("text"))
+    waited, result = answer.get("terminalReply"), answer.get("result")
+    parts = [waited] if isinstance(waited, dict) else result.get("payloads") if isinstance(result, dict) else []
+    texts = [str(part["text"]) for part in parts or () if isinstance(part, dict) and part.get("text")]
+    return "\n\n".join(text for text in texts if text.strip() != NO_REPLY)
