@@ -125,7 +125,7 @@ def test_a_gateway_killed_after_its_200_still_leads_to_turns_by_new_wakes(
     """The pointer is lost with the gateway: the ack deadline brings it again. A run that was cut off fails and is tried
     again."""
     openclaw.model.held.seconds = 600.0
-    tables = openclaw.table("tony", ack_within=5) + openclaw.table("mel", waker="openclaw-agent", reply="stdout")
+    tables = openclaw.table("tony", ack_within=15) + openclaw.table("mel", waker="openclaw-agent", reply="stdout")
     with watch(tables):
         before = len(openclaw.model.turns("mel"))
         scene.boss.send("mel", "a question")

@@ -64,7 +64,7 @@ def test_nothing_is_written_over_unless_it_is_said(tmp_path: Path) -> None:
         write(tmp_path)
     assert written.config.read_text() == "mine"
     write(tmp_path, force=True)
-    assert Config.load(written.config)
+    assert list(Config.load(written.config).agents) == ["tony", "mel.b"]
     written.config.unlink()
     with pytest.raises(ConfigError, match="hooks-token is there already"):
         write(tmp_path)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.watcher.fake_gateway import SECRET, FakeGateway
 from watcher.wakers import NotStarted, openclaw_agent
+from watcher.wakers.gateway import Gateway
 from watcher.wakers.openclaw_agent import Failed
 
 REQUEST = {"wake": {"id": 7, "agent": "tony", "timeout_s": 60.0}, "prompt": "hello"}
@@ -81,14 +82,14 @@ def test_a_gateway_that_went_away_during_the_turn_is_a_failure(
 ) -> None:
     monkeypatch.setattr(openclaw_agent, "AWAY_S", 0.0)
     gateway.faults = ["drop"]
-    real = openclaw_agent.Gateway.connected
+    real = Gateway.connected
     calls: list[str] = []
 
     def once(url: str, secret: str) -> Any:
         calls.append(url)
         return real(url if len(calls) == 1 else "http://127.0.0.1:1", secret)
 
-    monkeypatch.setattr(openclaw_agent.Gateway, "connected", once)
+    monkeypatch.setattr(Gateway, "connected", once)
     with pytest.raises(Failed, match="went away"):
         openclaw_agent.wake(REQUEST, settings)
 

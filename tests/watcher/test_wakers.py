@@ -159,7 +159,7 @@ def test_openclaw_is_asked_again_when_it_says_so(
     server: Server, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(openclaw.time, "sleep", slept.append)
+    monkeypatch.setattr("watcher.wakers.openclaw.time.sleep", slept.append)
     server.busy = ["3", "7"]
     openclaw.wake(REQUEST, {**settings, "url": server.url})
     assert (slept, len(server.got)) == ([3, 7], 3)
