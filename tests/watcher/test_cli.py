@@ -220,12 +220,21 @@ def test_status_says_why_a_wake_went_wrong(tmp_path: Path) -> None:
     with State(tmp_path) as state:
         last = {
             "wake": 7,
+            "message": None,
             "outcome": "failed",
             "exit_code": 1,
             "at": "now",
             "detail": "exit code 1: answered 400\n\x1b[1mno",
         }
-        agent = {"waker": "openclaw", "state": "waiting", "why": "", "next_ask": None, "wake": None, "last": last}
+        agent = {
+            "waker": "openclaw",
+            "runs": False,
+            "state": "waiting",
+            "why": "",
+            "next_ask": None,
+            "wake": None,
+            "last": last,
+        }
         told = {"watcher": "w", "pid": 1, "node": "n", "url": "u", "connection": "c", "since": "s", "detail": ""}
         state.write_status({**told, "cursor": None, "agents": {"mel": agent}})
         assert list(show.lines(show.read(tmp_path)))[-1].strip() == "it said: exit code 1: answered 400 [1mno"

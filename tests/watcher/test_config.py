@@ -87,10 +87,7 @@ def test_openclaws_turns_are_one_for_each_message(tmp_path: Path) -> None:
 
 
 def test_openclaws_turns_are_for_one_message_and_no_more(tmp_path: Path) -> None:
-    (problem,) = check(written(tmp_path, '[agents.mel]
-waker = "openclaw-agent"
-deliver = "all"
-'))[1]
+    (problem,) = check(written(tmp_path, '[agents.mel]\nwaker = "openclaw-agent"\ndeliver = "all"\n'))[1]
     assert (problem.line, problem.key) == (3, "agents.mel.deliver")
     assert "gives each message a turn" in problem.what
 
