@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.checkers import follower_problems, log_problems, run_problems
+from tests.checkers import follower_problems, log_problems, reply_problems, run_problems
 
 Events = list[dict[str, Any]]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -286,3 +286,31 @@ def test_a_command_may_be_cut_between_its_last_word_and_its_exit_when_its_time_i
         {"did": "end", "at": 5.0 + ran_s, **said},
     ]
     assert len(run_problems(events, runs, ["mel"])) == problems
+
+
+class TestReplies:
+    """One good run and one answer for each message that was run; neither for a dead one."""
+
+    def answered(self, *outcomes: str, answers: int = 1, death: bool = False) -> list[str]:
+        """What is said of a message with runs that ended so, and so many answers."""
+        events: Events = []
+        sent = message(events, 0)
+        for attempt, outcome in enumerate(outcomes, 1):
+            ended(events, 20 * attempt, wake(events, 20 * attempt - 1, 0, sent, attempt), outcome)
+        for _ in range(answers):
+            message(events, 100, from_agent="mel", to_agent="tony", reply_to=sent)
+        if death:
+            dead(events, 200, sent, len(outcomes))
+        message(events, 300, to_agent="somebody-without-runs")
+        return reply_problems(events, ["Mel"])
+
+    def test_nothing_is_said_of_what_is_right(self) -> None:
+        assert self.answered("failed", "interrupted", "ok") == []
+        assert self.answered("failed", "failed", answers=0, death=True) == []
+
+    def test_two_good_runs_two_answers_or_none_are_wrong(self) -> None:
+        assert self.answered("ok", "ok") == ["message 1 has 2 good runs and 1 answers"]
+        assert self.answered("ok", answers=2) == ["message 1 has 1 good runs and 2 answers"]
+        assert self.answered("ok", answers=0) == ["message 1 has 1 good runs and 0 answers"]
+        assert self.answered("failed", answers=0) == ["message 1 has 0 good runs and 0 answers"]
+        assert self.answered("failed", answers=1, death=True) == ["message 1 has 0 good runs and 1 answers"]
