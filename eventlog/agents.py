@@ -18,7 +18,8 @@ EVERYONE = "*"
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The limits that a wake was granted under; seconds. An ask's defaults are these."""
+    """The limits that a wake was granted under; seconds. An ask's defaults are these. `max_wakes_per_hour` is kept in
+    the event only if it is set (0: as many as it takes): older events know nothing of it."""
 
     timeout_s: float = 300
     start_within_s: float = 30
@@ -27,6 +28,13 @@ class Limits(msgspec.Struct, frozen=True):
     max_attempts: int = 10
     min_interval_s: float = 0
     deliver: str = "all"
+    max_wakes_per_hour: int = 0
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """As the fields of `wake.started` that they are kept in."""
+        fields = msgspec.structs.asdict(self)
+        return fields if self.max_wakes_per_hour else {k: v for k, v in fields.items() if k != "max_wakes_per_hour"}
 
     @property
     def lease_s(self) -> float:
@@ -150,7 +158,7 @@ def _ack(state: AgentState, event: Event) -> AgentState:
 
 def _started(state: AgentState, event: Event) -> AgentState:
     fields = event.fields
-    limits = msgspec.convert({k: fields[k] for k in Limits.__struct_fields__}, Limits)
+    limits = msgspec.convert(fields, Limits)
     wake = Wake(
         id=event.id,
         key=fields["key"],

@@ -70,6 +70,14 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/api/threads/{id}", api_mail.thread, READERS, "A conversation in order"),
     Route(
+        "POST",
+        "/api/threads/{id}/resume",
+        api_mail.thread_resume,
+        ADMIN,
+        "Let a stopped thread, or the agents stopped in it, go on",
+        body=Nothing,
+    ),
+    Route(
         "GET",
         "/api/events",
         api_log.events,

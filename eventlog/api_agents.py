@@ -11,6 +11,7 @@ from eventlog.agents import EVERYONE, Limits
 from eventlog.call import Call
 from eventlog.errors import BadRequest, NotFound
 from eventlog.event import ID_MAX, check_name, compact
+from eventlog.starts import STARTS_MAX
 from eventlog.wakes import Ask, Granted, Report
 from eventlog.web import check_visible, json_response
 
@@ -19,6 +20,8 @@ TIMEOUT_S_MAX = 7 * 86_400
 START_WITHIN_S_MAX = 86_400
 ACK_WITHIN_S_MAX = 30 * 86_400
 MIN_INTERVAL_S_MAX = 7 * 86_400
+#: And how many wakes an agent may have in an hour, where that is limited.
+WAKES_PER_HOUR_MAX = STARTS_MAX
 #: And how many wakes one message may have.
 MAX_ATTEMPTS_MAX = 1000
 #: How much of a wake's `detail` is kept, characters.
@@ -45,6 +48,7 @@ class Asked(msgspec.Struct):
     max_attempts: Annotated[int, Meta(ge=1, le=MAX_ATTEMPTS_MAX)] = 10
     min_interval_s: Annotated[float, Meta(ge=0, le=MIN_INTERVAL_S_MAX)] = 0
     deliver: str = "all"
+    max_wakes_per_hour: Annotated[int, Meta(ge=0, le=WAKES_PER_HOUR_MAX)] = 0
 
 
 class Reported(msgspec.Struct):
@@ -84,6 +88,7 @@ async def ask(call: Call) -> ASGIApp:
         max_attempts=asked.max_attempts,
         min_interval_s=_number(asked.min_interval_s, "min_interval_s"),
         deliver=_one_of(asked.deliver, ("all", "each"), "deliver"),
+        max_wakes_per_hour=asked.max_wakes_per_hour,
     )
     call.bus.presence.watcher_seen(watcher, node)
     answer = await call.bus.leases.ask(Ask(agent=name, key=key, watcher=watcher, node=node, limits=limits))

@@ -139,6 +139,14 @@ async def thread(call: Call) -> ASGIApp:
     return json_response(await call.bus.thread(call.path_id("thread"), visible=call.caller.visible))
 
 
+async def thread_resume(call: Call) -> ASGIApp:
+    """POST /api/threads/{id}/resume."""
+    await call.read_nothing()
+    thread_id = call.path_id("thread")
+    await call.bus.thread_resume(thread_id, by=call.caller.name)
+    return json_response({"thread_id": thread_id, "stopped": False})
+
+
 async def _answering(call: Call, answers: Event, where: str, post: Post) -> Post:
     """The post of a caller who may answer one message: what it leaves out is as an answer has it. Raises Forbidden."""
     to_agent = answers.fields["from_agent"] if post.to_agent is None else post.to_agent

@@ -1,4 +1,4 @@
-"""Commands for whoever runs the fleet: why, agents, pause, resume, token, anchor, backup."""
+"""Commands for whoever runs the fleet: why, agents, pause, resume, thread, token, anchor, backup."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +45,8 @@ def agents(link: Link) -> None:
         return
     for agent in answer["agents"]:
         say(cli_format.agent_line(agent))
+        for line in cli_format.stopped_lines(agent):
+            say("    " + line)
     if not answer["agents"]:
         note("no agent is known yet; it is from its first message, token or watcher on")
 
@@ -75,6 +77,28 @@ def _switch(link: Link, agent: str, *, paused: bool) -> None:
         say_json(answer)
     else:
         say(f"{agent}: {'paused' if paused else 'resumed'}")
+
+
+@click.group()
+def thread() -> None:
+    """Let a stopped thread go on."""
+
+
+@thread.command("resume")
+@click.argument("thread_id", type=int, metavar="ID")
+@linked
+def thread_resume(link: Link, thread_id: int) -> None:
+    """Let the thread ID, or the agents that were stopped in it, go on; its limits count from here on."""
+
+    async def work() -> Any:
+        async with link.bus() as bus:
+            return await bus.thread_resume(thread_id)
+
+    answer = run(work())
+    if link.as_json:
+        say_json(answer)
+    else:
+        say(f"thread {thread_id}: resumed")
 
 
 @click.group()

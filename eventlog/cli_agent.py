@@ -264,7 +264,7 @@ def show(link: Link, message_id: int, thread: bool, wanted: str | None, timeout:
     else:
         for message in answer["messages"] if thread else [answer]:
             say(cli_format.event_line(message))
-        for line in () if thread else cli_format.receipt_lines(answer):
+        for line in cli_format.stopped_lines(answer) if thread else cli_format.receipt_lines(answer):
             say(line)
     if wanted is not None:
         raise click.exceptions.Exit(EXIT_WAITED[answer["receipt"]["waited"]])

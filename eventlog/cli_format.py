@@ -15,6 +15,7 @@ _COLOURS = {
     "wake.started": "blue",
     "wake.finished": "blue",
     "dead_letter": "red",
+    "thread.stopped": "red",
     "reset": "yellow",
     "redacted": "yellow",
 }
@@ -70,6 +71,8 @@ def _told(kind: str, event: Mapping[str, Any]) -> str:
         text = f"{get('agent')}  wake {get('wake')}  {get('outcome')}" + (f"  {get('detail')}" if get("detail") else "")
     elif kind == "dead_letter":
         text = f"message {get('message_id')} to {get('agent')}: {get('reason')} after {get('attempts')} attempts"
+    elif kind == "thread.stopped":
+        text = f"thread {get('thread')}  {get('reason')} {get('limit')}  {', '.join(map(str, get('agents', ())))}"
     else:
         text = "  ".join(f"{name}={value}" for name, value in event.items() if name not in _COMMON)
     return clean(text)
@@ -127,7 +130,26 @@ _WHY = {
     "quiet": "quiet after a restore",
     "backoff": "the last wake failed; waiting before the next",
     "min_interval": "woken a short time ago",
+    "wakes_per_hour": "woken as often as is allowed in an hour",
 }
+
+_STOPPED = {
+    "max_hops": "its messages came {limit} hops far",
+    "thread_messages": "it has had {limit} messages",
+    "thread_wakes": "it has had {limit} wakes",
+    "pair_rate": "more than {limit} answers a minute between them",
+    "cycle": "{limit} messages round and round in one rhythm",
+}
+
+
+def stopped_lines(shown: Mapping[str, Any]) -> Iterable[str]:
+    """What is stopped of an agent or a thread, why, and how it is let go on."""
+    for stop in shown.get("stopped", ()):
+        why = _STOPPED.get(str(stop["reason"]), str(stop["reason"])).format(limit=stop["limit"])
+        yield clean(
+            f"stopped: thread {stop['thread']} of {', '.join(stop['agents'])}: {why}, at {stop['time']}; "
+            f"`eventlog thread resume {stop['thread']}` lets it go on"
+        )
 
 
 def why_lines(agent: Mapping[str, Any]) -> Iterable[str]:
@@ -146,6 +168,7 @@ def why_lines(agent: Mapping[str, Any]) -> Iterable[str]:
     if not agent.get("wake") and not agent.get("last_wake"):
         yield "never woken"
     yield "next: " + next_text(agent)
+    yield from stopped_lines(agent)
     watchers = agent.get("watchers", ())
     for watcher in watchers:
         state = "connected" if watcher.get("connected") else f"not connected, last seen {watcher['last_seen']}"

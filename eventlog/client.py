@@ -147,7 +147,8 @@ class Bus(Administration):
                 return (await self.request("POST", "/api/send", json=body, headers=headers, timeout_s=timeout_s)).body
             except errors.EventlogError as exc:
                 failures += 1
-                again = isinstance(exc, (errors.Unavailable, errors.TooManyRequests))
+                # A loop is lifted by a person, if at all.
+                again = isinstance(exc, (errors.Unavailable, errors.TooManyRequests)) and exc.code != "loop"
                 maybe = maybe or _maybe_accepted(exc)
                 wait_s = max(backoff_s(failures, SEND_BACKOFF_S), exc.retry_after_s or 0.0)
                 if not again and not maybe:
@@ -211,6 +212,10 @@ class Bus(Administration):
         """The conversation that the message `thread_id` began, in order."""
         return await self._get(f"/api/threads/{thread_id}")
 
+    async def thread_resume(self, thread_id: int) -> dict[str, Any]:
+        """Lets a stopped thread, or the agents that were stopped in it, go on: its limits count from here on."""
+        return await self._post(f"/api/threads/{thread_id}/resume", {})
+
     # ---- history ----------------------------------------------------------------------------------------------------
 
     async def events(
@@ -266,7 +271,8 @@ class Bus(Administration):
     async def ask(self, key: str, agent: str, **limits: Any) -> dict[str, Any]:
         """Asks for a wake: `{"wake", "age_s"}` if granted, else `{"wake": None, "why", "retry_after_s"}`.
 
-        `limits`: watcher, node, timeout_s, start_within_s, ack, ack_within_s, max_attempts, min_interval_s, deliver.
+        `limits`: watcher, node, timeout_s, start_within_s, ack, ack_within_s, max_attempts, min_interval_s, deliver,
+        max_wakes_per_hour.
         """
         return await self._post("/api/wakes", {"key": key, "agent": agent, **limits})
 

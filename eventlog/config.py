@@ -114,6 +114,26 @@ class Config:
     )
     readers: int = _setting(2, "Reading connections to the database.", least=1, most=16)
 
+    max_hops: int = _setting(
+        64, "How far messages may come, each from the one before, until their thread is stopped; 0: any.", least=0
+    )
+    pair_rate_max: int = _setting(
+        60,
+        "How often two agents may answer each other in a minute until they are stopped; 0: any.",
+        unit="messages",
+        least=0,
+        most=10_000,
+    )
+    cycle_steps_max: int = _setting(
+        60,
+        "How often a message may be passed on in a ring of 3 to 8 agents in one rhythm until it is stopped; 0: any.",
+        unit="messages",
+        least=0,
+        most=1000,
+    )
+    thread_messages_max: int = _setting(10_000, "The most messages of a thread; 0: any number.", least=0)
+    thread_wakes_max: int = _setting(10_000, "The most wakes for the messages of a thread; 0: any number.", least=0)
+
     sweep_interval_s: float = _setting(
         1.0, "Time between two looks for leases and wakes that are due.", unit="s", least=0.05
     )

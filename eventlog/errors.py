@@ -12,7 +12,7 @@ EventlogError
 ├── BadContentType (415)  bad_content_type
 ├── BadHost (421)         bad_host
 ├── KeyReused (422)       key_reused
-├── TooManyRequests (429) too_many_requests
+├── TooManyRequests (429) too_many_requests, loop
 ├── Unavailable (503)     unavailable
 │   ├── Unreachable       the client got no answer, or one that is not the bus's
 │   ├── NotAccepted       the client gave up sending; the message was never accepted
@@ -49,6 +49,7 @@ STATUS: dict[str, int] = {
     "bad_host": 421,
     "key_reused": 422,
     "too_many_requests": 429,
+    "loop": 429,
     "unavailable": 503,
 }
 
@@ -144,7 +145,9 @@ class KeyReused(EventlogError):
 
 
 class TooManyRequests(EventlogError):
-    """A limit on how many at once is reached; wait and try again."""
+    """A limit on how many at once is reached; wait and try again. With the code `loop`: agents would talk for ever, and
+    only a person lets them go on.
+    """
 
     default_code = "too_many_requests"
 

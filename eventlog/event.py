@@ -30,6 +30,8 @@ KINDS = (
     "redacted",
     "agent.paused",
     "agent.resumed",
+    "thread.stopped",
+    "thread.resumed",
 )
 #: The hash before the first event.
 GENESIS = bytes(32)

@@ -10,6 +10,7 @@ from eventlog.event import Event, fold
 from eventlog.head import Head
 from eventlog.mail import Mail, Visible, sees
 from eventlog.receipts import Receipts
+from eventlog.stops import Stops
 from eventlog.store import Store
 from eventlog.views import EventsPage, Thread
 
@@ -20,11 +21,12 @@ PAGE_EVENTS = 500
 class History:
     """Reads the log for whoever wants to know what happened."""
 
-    def __init__(self, store: Store, head: Head, mail: Mail, receipts: Receipts) -> None:
+    def __init__(self, store: Store, head: Head, mail: Mail, receipts: Receipts, stops: Stops) -> None:
         self._store = store
         self._head = head
         self._mail = mail
         self._receipts = receipts
+        self._stops = stops
 
     async def message(self, message_id: int, *, visible: Visible) -> bytes:
         """See EventLog.message."""
@@ -54,11 +56,19 @@ class History:
 
     async def thread(self, thread_id: int, *, visible: Visible) -> Thread:
         """See EventLog.thread."""
-        first = await self._store.message(thread_id)
-        if first is None or first.fields["thread_id"] != thread_id or not await self._mail.takes_part(visible, first):
-            raise NotFound(f"there is no thread {thread_id} that you can see")
+        first = await self.first(thread_id)
+        if not await self._mail.takes_part(visible, first):
+            raise _no_thread(thread_id)
         messages = await self._store.thread(thread_id)
-        return Thread(thread_id, tuple(msgspec.Raw(message.json()) for message in messages))
+        stopped = self._stops.of_thread(thread_id)
+        return Thread(thread_id, tuple(msgspec.Raw(message.json()) for message in messages), stopped)
+
+    async def first(self, thread_id: int) -> Event:
+        """The message that began a thread. Raises NotFound."""
+        first = await self._store.message(thread_id)
+        if first is None or first.fields["thread_id"] != thread_id:
+            raise _no_thread(thread_id)
+        return first
 
     async def events(
         self,
@@ -122,3 +132,7 @@ class History:
 def _anchored(event: Event) -> bytes:
     """The event as one flat object with its hash: with the id, an anchor of the chain."""
     return event.json(hash=event.hash.hex())
+
+
+def _no_thread(thread_id: int) -> NotFound:
+    return NotFound(f"there is no thread {thread_id} that you can see")

@@ -6,16 +6,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from eventlog.agents import EVERYONE, AgentState, Limits, Segment, Wake, concerned
 from eventlog.crashpoint import reached
+from eventlog.drafts import acked, answer, finished, ran_out
 from eventlog.engine import Append, Appended, Engine, Key
 from eventlog.errors import Conflict, NotFound, Unavailable
 from eventlog.event import RESERVED, Draft, Event, fold
+from eventlog.starts import STARTS_MAX, Starts
+from eventlog.stops import Placed, Stops
 from eventlog.store import Store, WakeRow
 from eventlog.wakes import (
     ACK_WITHIN_TIMES,
@@ -54,6 +56,7 @@ class Leases:
         self,
         store: Store,
         engine: Engine,
+        stops: Stops,
         *,
         quiet_s: float = QUIET_S,
         sweep_interval_s: float = 1,
@@ -61,11 +64,14 @@ class Leases:
     ) -> None:
         self._store = store
         self._engine = engine
+        self._stops = stops
         self._now = monotonic
         self._sweep_interval_s = sweep_interval_s
         self._quiet_s = quiet_s if store.quiet_kept_s is not None else 0.0
         self._asked_lease_s = 0.0
-        self._clock = Clock(monotonic(), datetime.now(UTC))
+        wall = datetime.now(UTC)
+        self._clock = Clock(monotonic(), wall)
+        self._starts = Starts(self._clock.boot, wall)
         self._quiet_since = self._clock.boot - (store.quiet_kept_s or 0.0)
         self._token_ends: dict[int, float] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -79,14 +85,15 @@ class Leases:
                 continue
             state = self._store.agent(agent)
             self._clock.saw(state, event.id, now)
+            self._starts.saw(event, now)
             if event.event == "wake.started" and state.wake is not None:
                 self._token_ends[event.id] = now + _token_life_s(state.wake.limits)
 
     async def ask(self, ask: Ask) -> Granted | Nothing:
         """A wake for the asker, or why there is none now. Durable before it answers.
 
-        `Nothing.why` is `in_flight`, `nothing_unread`, `ack_pending`, `paused`, `quiet`, `backoff`, `min_interval`, or
-        `closed`: this key's wake is over, take a new key.
+        `Nothing.why` is `in_flight`, `nothing_unread`, `ack_pending`, `paused`, `quiet`, `backoff`, `min_interval`,
+        `wakes_per_hour`, or `closed`: this key's wake is over, take a new key.
         """
         if self._quiet_s:
             self._asked_lease_s = max(self._asked_lease_s, ask.limits.lease_s)
@@ -130,7 +137,8 @@ class Leases:
                     raise Conflict(f"this wake was reported {row.outcome} before; that stands", code="already_finished")
                 if not latest:
                     raise Conflict("a newer wake of this agent has started; ask again", code="superseded")
-                drafts = [_finished_draft(row, report), *await self._on_ok(state, row, report)]
+                reply, told = await self._reply(row, report)
+                drafts = [finished(row, told), *reply, *acked(state, row, report)]
                 reached("bus.report.decided")
                 if await self._append(state, drafts):
                     reached("bus.report.recorded")
@@ -211,7 +219,7 @@ class Leases:
             decision = await self._decide(state, limits)
             if isinstance(decision, RanOut):
                 reached("bus.lease.ran_out")
-                await self._append(state, [_ran_out_draft(state, decision.wake)])
+                await self._append(state, [ran_out(state, decision.wake)])
                 reached("bus.lease.closed")
             elif isinstance(decision, Dead):
                 letters = await self._letters(state, decision)
@@ -227,10 +235,21 @@ class Leases:
         spans = () if state.in_flight else await self._store.spans(state, wall_now())
         paused = self._store.agent(EVERYONE).paused
         quiet = {"quiet_s": self._quiet_s, "quiet_since": self._quiet_since}
-        return decide(state, spans, limits, self._now(), self._clock, paused=paused, **quiet)
+        starts = await self._latest_starts(state.name) if limits.max_wakes_per_hour else ()
+        return decide(state, spans, limits, self._now(), self._clock, paused=paused, starts=starts, **quiet)
+
+    async def _latest_starts(self, agent: str) -> tuple[float, ...]:
+        """When the agent's latest wakes started, those of before this process too."""
+        name = fold(agent)
+        if not self._starts.recalled(name):
+            before = await self._store.starts_before_open(name, STARTS_MAX)
+            if not self._starts.recalled(name):
+                self._starts.recall(name, before)
+        return self._starts.of(name)
 
     async def _start(self, ask: Ask, state: AgentState, grant: Grant) -> bool:
         """Append the wake; False if the agent's state or the key moved meanwhile: decide again."""
+        newest = await self._store.message(grant.through)
         draft = Draft(
             "wake.started",
             {
@@ -241,7 +260,8 @@ class Leases:
                 "attempt": grant.attempt,
                 "watcher": ask.watcher,
                 "node": ask.node,
-                **msgspec.structs.asdict(ask.limits),
+                **({} if newest is None else {"thread": newest.fields["thread_id"]}),
+                **ask.limits.kept,
             },
         )
         key = Key(KEY_SCOPE, ask.key, hashlib.sha256(ask.key.encode()).digest())
@@ -265,17 +285,21 @@ class Leases:
         truncated = len(fitting) < len(waiting) or len(waiting) == MESSAGES_MAX
         return Granted(state.name, wake, tuple(fitting), truncated, round(age_s, 3), again)
 
-    async def _on_ok(self, state: AgentState, row: WakeRow, report: Report) -> list[Draft]:
-        """What an ok brings along: the reply, and the ack where the exit code is one."""
-        drafts: list[Draft] = []
-        if report.outcome != "ok":
-            return drafts
-        newest = await self._store.event(row.through) if report.reply is not None else None
-        if newest is not None and newest.sender != "bus":  # which reads no answers
-            drafts.append(_answer(newest, newest.fields["to_agent"], "MESSAGE", report.reply or b"null"))
-        if row.limits.ack == "exit" and row.through > state.cursor:
-            drafts.append(Draft("ack", {"agent": state.name, "cursor": row.through}))
-        return drafts
+    async def _reply(self, row: WakeRow, report: Report) -> tuple[list[Draft], Report]:
+        """The reply that an ok brings along, and the report: a reply that would go on for ever is left out, and the
+        report says so."""
+        found = None
+        if report.outcome == "ok" and report.reply is not None:
+            found = await self._store.message_in_thread(row.through)
+        if found is None or found[0].sender == "bus":  # which reads no answers
+            return [], report
+        newest, thread = found
+        reply = answer(newest, newest.fields["to_agent"], "MESSAGE", report.reply or b"null", thread.hops_from)
+        refusal = self._stops.refusal([Placed(reply, thread, thread)])
+        if refusal is None:
+            return [reply], report
+        await self._stops.refuse(refusal)
+        return [], msgspec.structs.replace(report, detail=f"the reply was not sent: {refusal.error.detail}")
 
     async def _letters(self, state: AgentState, dead: Dead) -> list[Draft]:
         """Dead letters for the messages, each with a notice to its sender."""
@@ -293,7 +317,7 @@ class Leases:
             drafts.append(Draft("dead_letter", letter))
             if message.sender not in RESERVED:
                 payload = msgspec.json.encode({**letter, "detail": detail})
-                drafts.append(_answer(message, "bus", "DEAD_LETTER", payload))
+                drafts.append(answer(message, "bus", "DEAD_LETTER", payload))
         return drafts
 
     async def _append(self, state: AgentState, drafts: list[Draft], key: Key | None = None) -> bool:
@@ -316,38 +340,3 @@ def wall_now() -> str:
 
 def _token_life_s(limits: Limits) -> float:
     return limits.lease_s + ACK_WITHIN_TIMES * limits.ack_within_s
-
-
-def _answer(message: Event, sender: str, kind: str, payload: bytes) -> Draft:
-    """A message back to the sender of `message`, in its thread."""
-    fields: dict[str, Any] = message.fields
-    return Draft(
-        "message",
-        {
-            "from_agent": sender,
-            "to_agent": fields["from_agent"],
-            "type": kind,
-            "thread_id": fields["thread_id"],
-            "reply_to": message.id,
-            "hops": fields["hops"] + 1,
-            "cause": message.id,
-        },
-        payload,
-    )
-
-
-def _finished_draft(row: WakeRow, report: Report) -> Draft:
-    fields = {"wake": row.id, "agent": row.agent, "outcome": report.outcome, "by": "watcher"}
-    given = {"exit_code": report.exit_code, "duration_ms": report.duration_ms, "detail": report.detail}
-    return Draft("wake.finished", {**fields, **{k: v for k, v in given.items() if v is not None}})
-
-
-def _ran_out_draft(state: AgentState, wake: Wake) -> Draft:
-    fields = {
-        "wake": wake.id,
-        "agent": state.name,
-        "outcome": "interrupted",
-        "by": "bus",
-        "detail": "the lease ran out",
-    }
-    return Draft("wake.finished", fields)

@@ -18,6 +18,7 @@ from eventlog.presence import Presence
 from eventlog.receipts import Receipts
 from eventlog.roster import Roster
 from eventlog.sqlite_engine import SqliteEngine
+from eventlog.stops import LoopLimits, Stops
 from eventlog.store import Store, TokenRow
 from eventlog.views import AgentView, EventsPage, InboxPage, Sent, Thread
 from eventlog.window import Filter
@@ -44,7 +45,7 @@ class EventLog:
             Store.open(config.data_dir, readers=config.readers) as store,
             SqliteEngine.open(store, group_max=config.group_max, append_queue_max=config.append_queue_max) as engine,
         ):
-            log = cls(store, engine, await store.tokens(), config)
+            log = cls(store, engine, await store.tokens(), await store.stops(), config)
             log.failed = engine.failed
             engine.listeners.append(log.took)
             try:
@@ -52,15 +53,24 @@ class EventLog:
             finally:
                 log.end_followers()
 
-    def __init__(self, store: Store, engine: Engine, tokens: Iterable[TokenRow], config: Config) -> None:
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        tokens: Iterable[TokenRow],
+        stops: tuple[Iterable[Event], int],
+        config: Config,
+    ) -> None:
         self.store = store
         self.engine = engine
         #: Set once the outcome of an append is not known; the process must then stop.
         self.failed = asyncio.Event()
         self.presence = Presence()
+        self.stops = Stops(store, engine, _loop_limits(config), *stops)
         self.leases = Leases(
             store,
             engine,
+            self.stops,
             quiet_s=config.quiet_after_restore_s,
             sweep_interval_s=config.sweep_interval_s,
         )
@@ -70,12 +80,13 @@ class EventLog:
             engine,
             self._hub,
             self.presence,
+            self.stops,
             cause=self.leases.cause,
             recipients_max=config.recipients_max,
             batch_max=config.batch_max,
         )
-        self._history = History(store, engine.head, self._mail, Receipts(store, self._hub))
-        self._overview = Overview(store, self.leases, self.presence)
+        self._history = History(store, engine.head, self._mail, Receipts(store, self._hub), self.stops)
+        self._overview = Overview(store, self.leases, self.presence, self.stops)
         self._roster = Roster(tokens)
         self._token_turn = asyncio.Lock()
 
@@ -83,6 +94,7 @@ class EventLog:
         """Take in what has just become durable, in order; the engine says so in the step in which its head moves."""
         self.leases.saw(events)
         for event in events:
+            self.stops.saw(event)
             self._roster.apply(event)
             if event.event == "token.revoked":
                 self._hub.end(fold(event.fields["name"]))
@@ -108,7 +120,8 @@ class EventLog:
         """Append messages from `sender`, all or none; `to_agent` "*" is every known agent but the sender.
 
         `key` makes repeating harmless; `request` is the request's canonical bytes, by which a repeat is recognised.
-        Raises BadRequest (unknown_parent, bad_field, no_recipient) and KeyReused.
+        Raises BadRequest (unknown_parent, bad_field, no_recipient), KeyReused, and TooManyRequests (loop) where agents
+        would talk for ever.
         """
         return await self._mail.send(messages, sender=sender, key=key, request=request, visible=visible)
 
@@ -149,6 +162,14 @@ class EventLog:
     async def thread(self, thread_id: int, *, visible: Visible = None) -> Thread:
         """The conversation that message `thread_id` began; all of it to whoever is part of it. Raises NotFound."""
         return await self._history.thread(thread_id, visible=visible)
+
+    async def thread_resume(self, thread_id: int, *, by: str) -> None:
+        """Lift what is stopped in a thread; its limits count from here on. Nothing changes if nothing is stopped.
+
+        Raises NotFound if no message began such a thread.
+        """
+        await self._history.first(thread_id)
+        await self.stops.resume(thread_id, by=by)
 
     async def redact(self, message_id: int, *, reason: str) -> None:
         """Erase a message's payload; doing it again changes nothing. Raises NotFound."""
@@ -293,3 +314,7 @@ class EventLog:
         done = await self.engine.append(Append((Draft(event, fields),)))
         assert not isinstance(done, Stale)
         return done.events[0]
+
+
+def _loop_limits(config: Config) -> LoopLimits:
+    return LoopLimits(**{name: getattr(config, name) for name in LoopLimits.__struct_fields__})

@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 
 from eventlog.agents import EVERYONE
-from eventlog.engine import Append, Engine, Key, Replayed, Stale
+from eventlog.engine import Append, Appended, Engine, Key, Replayed, Stale
 from eventlog.errors import BadRequest, Conflict, KeyReused, NotFound, Unavailable
 from eventlog.event import RESERVED, Draft, Event, Message, fold
 from eventlog.follow import Hub
 from eventlog.presence import Presence
 from eventlog.seal import utc_now
-from eventlog.store import Store
+from eventlog.stops import Placed, Stops
+from eventlog.store import Store, ThreadCount
 from eventlog.views import Accepted, InboxPage, Sent
 from eventlog.window import Filter
 
@@ -30,6 +31,9 @@ NEAREST_MAX = 3
 NEAREST_FOR_MAX = 10
 #: How often an append is tried anew because the agent's state moved, before it is given up.
 TRIES_MAX = 100
+
+#: A condition that never holds: what is asked for with it is appended by nobody, but a repeat is recognised.
+NEVER = {EVERYONE: -1}
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
@@ -48,6 +52,7 @@ class Mail:
         engine: Engine,
         hub: Hub,
         presence: Presence,
+        stops: Stops,
         *,
         cause: Callable[[str], int | None],
         recipients_max: int,
@@ -57,6 +62,7 @@ class Mail:
         self._engine = engine
         self._hub = hub
         self._presence = presence
+        self._stops = stops
         self._cause = cause
         self._recipients_max = recipients_max
         self._batch_max = batch_max
@@ -72,10 +78,7 @@ class Mail:
             if not _KEY.match(key):
                 raise BadRequest("a key is 1 to 255 visible ASCII characters", field="Idempotency-Key")
             once = Key(fold(sender), key, hashlib.sha256(request).digest())
-        drafts = await self._drafts(messages, sender, key, visible)
-        done = await self._engine.append(Append(drafts, key=once))
-        if isinstance(done, Stale):
-            raise Unavailable("the log could not place these messages; send them again", retry_after_s=1)
+        done = await self._appended(await self._placed(messages, sender, key, visible), once)
         replayed = isinstance(done, Replayed)
         if isinstance(done, Replayed) and once is not None and done.request != once.request:
             raise KeyReused(
@@ -86,33 +89,55 @@ class Mail:
         nearest = {name: self._nearest(name) for name in unknown[:NEAREST_FOR_MAX]}
         return Sent(tuple(self._accepted(event, nearest.get(event.agent, ())) for event in done.events), replayed)
 
-    async def _drafts(
+    async def _appended(self, messages: Sequence[Placed], once: Key | None) -> Appended | Replayed:
+        """The messages as events, unless they would go on for ever. Raises TooManyRequests (loop).
+
+        A repeat is no new message, so it is looked for first; behind whatever still waits to be appended.
+        """
+        refusal = self._stops.refusal(messages)
+        if refusal is None:
+            done = await self._engine.append(Append(tuple(one.draft for one in messages), key=once))
+            if isinstance(done, Stale):
+                raise Unavailable("the log could not place these messages; send them again", retry_after_s=1)
+            return done
+        if once is not None:
+            earlier = await self._engine.append(Append((), expect=NEVER, key=once))
+            if isinstance(earlier, Replayed):
+                return earlier
+        await self._stops.refuse(refusal)
+        raise refusal.error
+
+    async def _placed(
         self, messages: Sequence[Message], sender: str, key: str | None, visible: Visible
-    ) -> tuple[Draft, ...]:
+    ) -> Sequence[Placed]:
         """The messages, each to one recipient, with what the bus stamps on them."""
         if not messages:
             raise BadRequest("there is no message in this request")
         if len(messages) > self._batch_max:
             raise BadRequest(f"a request may hold {self._batch_max} messages, not {len(messages)}; send several")
         caused = await self._caused(self._cause(sender))
-        parents: dict[tuple[int | None, int | None], dict[str, Any]] = {}
-        drafts: list[Draft] = []
+        parents: dict[tuple[int | None, int | None], _Parent] = {}
+        drafts: list[Placed] = []
         for message in messages:
             place = (message.reply_to, message.thread_id)
             if place not in parents:
-                parents[place] = caused | await self._parent(message, visible)
+                parents[place] = await self._parent(message, caused, visible)
+            parent = parents[place]
             fields = {
                 "from_agent": self._store.agent(sender).name,
                 "type": message.type,
-                **parents[place],
+                **parent.stamped,
                 **({} if message.expires is None else {"expires": message.expires}),
                 **({} if key is None else {"key": key}),
             }
             recipients = self._recipients(message.to_agent, sender)
             if len(drafts) + len(recipients) > self._recipients_max:
                 raise BadRequest(f"a request may make {self._recipients_max} messages; send several", field="to_agent")
-            drafts += (Draft("message", fields | {"to_agent": name}, message.payload) for name in recipients)
-        return tuple(drafts)
+            drafts += (
+                Placed(Draft("message", fields | {"to_agent": name}, message.payload), parent.thread, parent.cause)
+                for name in recipients
+            )
+        return drafts
 
     def _recipients(self, to_agent: str, sender: str) -> list[str]:
         if to_agent != EVERYONE:
@@ -122,34 +147,42 @@ class Mail:
             raise BadRequest("no other agent is known yet; name the recipient", code="no_recipient", field="to_agent")
         return [self._spelled(name) for name in sorted(names)]
 
-    async def _parent(self, message: Message, visible: Visible) -> dict[str, Any]:
-        """What a message takes from the one it replies to, or from its thread; raises BadRequest."""
+    async def _parent(self, message: Message, caused: "_Parent", visible: Visible) -> "_Parent":
+        """What a message takes from the one it replies to, or from its thread and its cause; raises BadRequest."""
         if message.reply_to is not None:
-            parent = await self._store.message(message.reply_to)
-            if parent is None or not sees(visible, parent):
+            found = await self._store.message_in_thread(message.reply_to)
+            if found is None or not sees(visible, found[0]):
                 raise _unknown_parent("reply_to", message.reply_to)
+            parent, thread = found
             thread_id = parent.fields["thread_id"]
             if message.thread_id not in (None, thread_id):
                 raise BadRequest(
                     f"reply_to is in thread {thread_id}, not {message.thread_id}; leave thread_id out",
                     field="thread_id",
                 )
-            return {"thread_id": thread_id, "reply_to": parent.id, **_stamped(parent)}
+            stamped = {"thread_id": thread_id, "reply_to": parent.id, **_stamped(parent, thread)}
+            return _Parent(stamped, thread, thread)
         if message.thread_id is not None:
-            first = await self._store.message(message.thread_id)
-            if first is None or first.fields["thread_id"] != first.id or not await self.takes_part(visible, first):
+            found = await self._store.message_in_thread(message.thread_id)
+            if found is None:
                 raise _unknown_parent("thread_id", message.thread_id)
-            return {"thread_id": first.id}
-        return {}
+            first, thread = found
+            if thread.id != first.id or not await self.takes_part(visible, first):
+                raise _unknown_parent("thread_id", message.thread_id)
+            return _Parent({**caused.stamped, "thread_id": first.id}, thread, caused.cause)
+        return caused
 
     async def takes_part(self, visible: Visible, first: Event) -> bool:
         """Whether one of these agents sent or was sent a message of the thread that `first` began."""
         return visible is None or sees(visible, first) or await self._store.takes_part(first.id, visible)
 
-    async def _caused(self, cause_id: int | None) -> dict[str, Any]:
+    async def _caused(self, cause_id: int | None) -> "_Parent":
         """What the bus stamps on a message that comes from the sender's latest wake."""
-        cause = None if cause_id is None else await self._store.message(cause_id)
-        return {"hops": 0} if cause is None else _stamped(cause)
+        found = None if cause_id is None else await self._store.message_in_thread(cause_id)
+        if found is None:
+            return _Parent({"hops": 0})
+        cause, thread = found
+        return _Parent(_stamped(cause, thread), cause=thread)
 
     def _accepted(self, event: Event, nearest: tuple[str, ...]) -> Accepted:
         name = event.fields["to_agent"]
@@ -265,8 +298,20 @@ def _marks(event: Event, dead: Iterable[int], wall: str) -> dict[str, bool]:
     return {name: True for name, marked in marks.items() if marked}
 
 
-def _stamped(cause: Event) -> dict[str, int]:
-    return {"hops": cause.fields["hops"] + 1, "cause": cause.id}
+class _Parent(msgspec.Struct, frozen=True):
+    """What a message takes from where it comes from: fields, the thread that it goes into, and its cause's thread."""
+
+    stamped: dict[str, Any]
+    thread: ThreadCount | None = None
+    cause: ThreadCount | None = None
+
+
+def _stamped(cause: Event, thread: ThreadCount) -> dict[str, int]:
+    """What the bus stamps on a message that comes of `cause`, which is in `thread`."""
+    hops = {"hops": cause.fields["hops"] + 1, "cause": cause.id}
+    # What a person let go on counts from there, and so does all that comes of it.
+    hops_from = max(cause.fields.get("hops_from", 0), thread.hops_from)
+    return {**hops, "hops_from": hops_from} if hops_from else hops
 
 
 def _unknown_parent(field: str, message_id: int) -> BadRequest:

@@ -6,6 +6,7 @@ from eventlog.event import RESERVED, fold
 from eventlog.leases import Leases
 from eventlog.mail import Visible, wall_now
 from eventlog.presence import Presence
+from eventlog.stops import Stops
 from eventlog.store import Store, WakeRow
 from eventlog.views import AgentView, NextWake, WakeView
 from eventlog.wakes import Decision, Grant, Nothing, RanOut
@@ -19,10 +20,11 @@ WAKES_LOOKED_AT = 2
 class Overview:
     """Views of agents, put together from the log, the leases and presence."""
 
-    def __init__(self, store: Store, leases: Leases, presence: Presence) -> None:
+    def __init__(self, store: Store, leases: Leases, presence: Presence, stops: Stops) -> None:
         self._store = store
         self._leases = leases
         self._presence = presence
+        self._stops = stops
 
     async def agents(self, *, visible: Visible) -> list[AgentView]:
         """See EventLog.agents."""
@@ -53,6 +55,7 @@ class Overview:
             wake=next((_wake(row) for row in rows if wake is not None and row.id == wake.id), None),
             last_wake=None if over is None else _wake(over),
             last_seen=self._presence.agent_last_seen(name),
+            stopped=self._stops.of_agent(name),
         )
 
 

@@ -16,7 +16,7 @@ from eventlog.queries import SQL
 from eventlog.seal import Id
 
 #: The tables that can be dropped and rebuilt.
-TABLES = ("agents", "wakes", "threads", "tokens", "dead_letters", "redactions")
+TABLES = ("agents", "wakes", "threads", "stops", "tokens", "dead_letters", "redactions")
 
 _Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -48,6 +48,19 @@ class _WakeStarted(msgspec.Struct, frozen=True):
     watcher: str
     node: str
     time: str
+    thread: Id | None = None
+
+
+class _ThreadStopped(msgspec.Struct, frozen=True):
+    thread: Id
+    reason: str
+    agents: tuple[str, ...]
+    limit: Id
+    time: str
+
+
+class _ThreadResumed(msgspec.Struct, frozen=True):
+    thread: Id
 
 
 class _WakeFinished(msgspec.Struct, frozen=True):
@@ -128,7 +141,7 @@ def _named(event: Event) -> list[tuple[str, str, bool]]:
 def _writes(event: Event) -> list[Write]:
     kind, fields = event.event, event.fields
     if kind == "message":
-        return [("put_thread", (fields["thread_id"], event.id))]
+        return [("put_thread", (fields["thread_id"], event.id, fields.get("hops", 0)))]
     if kind == "ack":
         msgspec.convert(fields, _Ack)
         return []
@@ -136,7 +149,8 @@ def _writes(event: Event) -> list[Write]:
         wake = msgspec.convert(fields, _WakeStarted)
         limits = msgspec.json.encode(msgspec.convert(fields, Limits))
         place = (wake.agent, wake.after, wake.through, wake.attempt, wake.watcher, wake.node)
-        return [("put_wake", (event.id, wake.key, *place, limits, wake.time))]
+        counted: list[Write] = [] if wake.thread is None else [("put_thread_wake", (wake.thread,))]
+        return [("put_wake", (event.id, wake.key, *place, limits, wake.time)), *counted]
     if kind == "wake.finished":
         end = msgspec.convert(fields, _WakeFinished)
         told = (end.exit_code, end.duration_ms, end.detail)
@@ -144,6 +158,11 @@ def _writes(event: Event) -> list[Write]:
     if kind == "dead_letter":
         letter = msgspec.convert(fields, _DeadLetter)
         return [("put_dead_letter", (letter.message_id, event.id, letter.agent, letter.reason, letter.attempts))]
+    if kind == "thread.stopped":
+        return [("put_stop", (event.id, msgspec.convert(fields, _ThreadStopped).thread))]
+    if kind == "thread.resumed":
+        thread = msgspec.convert(fields, _ThreadResumed).thread
+        return [("end_stops", (thread,)), ("count_thread_anew", (thread,))]
     if kind == "token.created":
         token = msgspec.convert(fields, _TokenCreated)
         agents = msgspec.json.encode(token.agents)

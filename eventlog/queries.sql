@@ -127,8 +127,39 @@ ON CONFLICT (name) DO UPDATE SET
 
 -- name: put_thread
 -- Count one more message in a thread.
-INSERT INTO threads (id, messages, last) VALUES (?, 1, ?)
-ON CONFLICT (id) DO UPDATE SET messages = messages + 1, last = excluded.last
+INSERT INTO threads (id, messages, last, hops) VALUES (?, 1, ?, ?)
+ON CONFLICT (id) DO UPDATE SET messages = messages + 1, last = excluded.last, hops = max(hops, excluded.hops)
+
+-- name: put_thread_wake
+-- Count one more wake for a thread.
+UPDATE threads SET wakes = wakes + 1 WHERE id = ?
+
+-- name: put_stop
+-- A thread, or what goes on in it, was stopped.
+INSERT INTO stops (id, thread) VALUES (?, ?)
+
+-- name: end_stops
+-- A thread goes on.
+DELETE FROM stops WHERE thread = ?
+
+-- name: count_thread_anew
+-- Its messages, hops and wakes count from here on.
+UPDATE threads SET messages_from = messages, hops_from = hops, wakes_from = wakes WHERE id = ?
+
+-- name: stops
+-- The events that say what is stopped, oldest first.
+SELECT e.id, e.event, ifnull(e.agent, ''), ifnull(e.sender, ''), CAST(e.header AS BLOB), CAST(e.payload AS BLOB), e.hash
+FROM stops s JOIN events e ON e.id = s.id ORDER BY s.id
+
+-- name: last_resumed
+-- The newest event that let a thread go on.
+SELECT max(id) FROM events WHERE event = 'thread.resumed' AND event <> 'message'
+
+-- name: message_in_thread
+-- One message by its id, and what is counted of its thread.
+SELECT e.id, e.event, ifnull(e.agent, ''), ifnull(e.sender, ''), CAST(e.header AS BLOB), CAST(e.payload AS BLOB), e.hash,
+       t.id, t.messages - t.messages_from, t.hops_from, t.wakes - t.wakes_from
+FROM events e JOIN threads t ON t.id = e.thread_id WHERE e.id = :id AND e.event = 'message'
 
 -- name: put_wake
 -- A wake was granted.
@@ -165,6 +196,12 @@ ORDER BY w.id DESC LIMIT :limit
 SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w.limits, w.time, w.outcome, w.reported,
        w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, substr(e.request, 1, length(e.request) - 4)
 FROM wakes w JOIN events e ON e.id = w.id WHERE w.agent = :agent ORDER BY w.id DESC LIMIT :limit
+
+-- name: starts
+-- The agent's latest wakes up to one that began a turn or may have, newest first.
+SELECT id, time FROM wakes
+WHERE agent = :agent AND id <= :through AND ifnull(outcome, '') <> 'not_started'
+ORDER BY id DESC LIMIT :limit
 
 -- name: put_token
 -- A token was made; one of a revoked token's name takes its place.

@@ -43,6 +43,15 @@ class WakeRow(msgspec.Struct, frozen=True):
     request: bytes = b""
 
 
+class ThreadCount(msgspec.Struct, frozen=True):
+    """What is counted of a thread: its messages and wakes since it was last let go on, and the hops it had then."""
+
+    id: int
+    messages: int
+    hops_from: int
+    wakes: int
+
+
 class TokenRow(msgspec.Struct, frozen=True):
     """A token as the log tells it: `sha256` of the token in hexadecimal; `revoked` is the event that ended it."""
 
@@ -90,6 +99,27 @@ def event(connection: sqlite3.Connection, id_: int) -> Event | None:
     """The event with this id."""
     row = connection.execute(SQL["event"], {"id": id_}).fetchone()
     return Event(*row) if row else None
+
+
+def message_in_thread(connection: sqlite3.Connection, id_: int) -> tuple[Event, ThreadCount] | None:
+    """The message with this id, and what is counted of its thread."""
+    row = connection.execute(SQL["message_in_thread"], {"id": id_}).fetchone()
+    return (Event(*row[:7]), ThreadCount(*row[7:])) if row else None
+
+
+def stops(connection: sqlite3.Connection) -> tuple[list[Event], int]:
+    """The `thread.stopped` events that stand, oldest first; and the id of the newest `thread.resumed`, 0 for none."""
+    with snapshot(connection):
+        standing = [Event(*row) for row in connection.execute(SQL["stops"])]
+        resumed = connection.execute(SQL["last_resumed"]).fetchone()[0]
+    return standing, resumed or 0
+
+
+def starts(connection: sqlite3.Connection, agent: str, through: int, limit: int) -> list[tuple[int, str]]:
+    """Ids and times (RFC 3339) of the agent's latest wakes up to `through` that began a turn or may have, at most
+    `limit`, oldest first."""
+    values = {"agent": agent, "through": through, "limit": limit}
+    return connection.execute(SQL["starts"], values).fetchall()[::-1]
 
 
 def page(

@@ -22,10 +22,10 @@ from eventlog.head import Head
 from eventlog.lineage import Log
 from eventlog.migrate import migrate
 from eventlog.projections import Agent, load_agents
-from eventlog.reads import DeadLetter, TokenRow, WakeRow
+from eventlog.reads import DeadLetter, ThreadCount, TokenRow, WakeRow
 from eventlog.wakes import Span
 
-__all__ = ["DeadLetter", "Log", "Store", "TokenRow", "WakeRow"]
+__all__ = ["DeadLetter", "Log", "Store", "ThreadCount", "TokenRow", "WakeRow"]
 
 #: The most that an answer without a `limit` holds.
 ANSWER_MAX = 10_000
@@ -135,6 +135,10 @@ class Store:
         event = await self.event(message_id)
         return event if event is not None and event.event == "message" else None
 
+    async def message_in_thread(self, message_id: int) -> tuple[Event, ThreadCount] | None:
+        """The message with this id, and what is counted of its thread."""
+        return await self._read(reads.message_in_thread, message_id)
+
     async def page(
         self,
         after: int,
@@ -175,6 +179,10 @@ class Store:
         """Whether one of `agents` sent or was sent a message of the thread."""
         return await self._read(reads.takes_part, thread_id, agents)
 
+    async def stops(self) -> tuple[list[Event], int]:
+        """The `thread.stopped` events that stand, oldest first; and the id of the newest `thread.resumed`, or 0."""
+        return await self._read(reads.stops)
+
     # ---- wakes, dead letters, redactions, tokens ----
 
     async def wake(self, wake_id: int) -> WakeRow | None:
@@ -193,6 +201,10 @@ class Store:
     async def wakes_of(self, agent: str, limit: int) -> list[WakeRow]:
         """The agent's latest wakes, newest first."""
         return await self._read(lambda c: reads.wakes(c, "wakes_of", agent=agent, limit=limit))
+
+    async def starts_before_open(self, agent: str, limit: int) -> list[tuple[int, str]]:
+        """Ids and times of the agent's latest wakes of before this process that may have begun a turn, oldest first."""
+        return await self._read(reads.starts, agent, self.head_at_open, limit)
 
     async def dead_letter(self, message_id: int) -> DeadLetter | None:
         """What is known of a dead message; None for one that is not dead."""

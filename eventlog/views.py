@@ -85,11 +85,25 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     waited: str | None = None
 
 
-class Thread(msgspec.Struct, frozen=True):
-    """A conversation in order."""
+class Stopped(msgspec.Struct, frozen=True):
+    """What is stopped because it might have gone on for ever. `reason` is `max_hops`, `thread_messages` or
+    `thread_wakes`: the thread takes no message; or `pair_rate` (two agents) or `cycle` (a ring, in order): nothing goes
+    between these agents. Resuming `thread` lifts it. `limit` is what was passed, `time` (RFC 3339) when.
+    """
+
+    thread: int
+    reason: str
+    agents: tuple[str, ...]
+    limit: int
+    time: str
+
+
+class Thread(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A conversation in order, and what is stopped of it."""
 
     thread_id: int
     messages: tuple[msgspec.Raw, ...]
+    stopped: tuple[Stopped, ...] = ()
 
 
 class EventsPage(msgspec.Struct, frozen=True):
@@ -148,3 +162,4 @@ class AgentView(msgspec.Struct, frozen=True, omit_defaults=True):
     wake: WakeView | None = None
     last_wake: WakeView | None = None
     last_seen: str | None = None
+    stopped: tuple[Stopped, ...] = ()

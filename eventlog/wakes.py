@@ -24,6 +24,8 @@ BACKOFF_JITTER = 0.1
 RETRY_AFTER_MAX_S = 300
 #: How soon it is worth asking again while all agents are paused: that they are resumed is told to no agent's follower.
 ALL_PAUSED_RETRY_S = 15
+#: How long a start counts for `max_wakes_per_hour`, seconds.
+HOUR_S = 3600
 #: How far activity can move an ack deadline, in multiples of `ack_within_s` after the wake ended.
 ACK_WITHIN_TIMES = 4
 
@@ -185,11 +187,13 @@ def decide(
     paused: bool = False,
     quiet_s: float = 0,
     quiet_since: float | None = None,
+    starts: Sequence[float] = (),
 ) -> Decision:
     """What is to be done for the agent now; the first rule that fits (DESIGN section 8, "Deciding").
 
     `paused` says that all agents are; `quiet_s` is how long nothing may be granted because this log was restored from a
-    backup (0: it was not) [R16], counted from `quiet_since` (None: this process's start).
+    backup (0: it was not) [R16], counted from `quiet_since` (None: this process's start). `starts` is when the agent's
+    latest wakes started, oldest first; the wakes of the last hour suffice.
     """
     wake = state.in_flight
     if wake is not None:
@@ -207,6 +211,7 @@ def decide(
         return _nothing("ack_pending", min(deadline for deadline in deadlines if deadline > now) - now)
     quiet_until = (clock.boot if quiet_since is None else quiet_since) + _quiet_s(state, limits, quiet_s)
     held = _held_back(state, limits, now, clock, paused=paused, quiet_until=quiet_until)
+    held = held or _hourly(limits, now, starts)
     if held is not None:
         return held
     for i in ready:
@@ -235,6 +240,15 @@ def _held_back(
         if left > 0:
             return _nothing("min_interval", left)
     return None
+
+
+def _hourly(limits: Limits, now: float, starts: Sequence[float]) -> Nothing | None:
+    """That nothing happens because the agent was woken as often as is allowed in an hour, if so."""
+    most = limits.max_wakes_per_hour
+    if not most or len(starts) < most:
+        return None
+    left = starts[-most] + HOUR_S - now
+    return _nothing("wakes_per_hour", left) if left > 0 else None
 
 
 def _quiet_s(state: AgentState, limits: Limits, least_s: float) -> float:

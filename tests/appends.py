@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import msgspec
-
 from eventlog.agents import Limits
 from eventlog.engine import Append, Key
 from eventlog.event import Draft, fold
@@ -25,7 +23,7 @@ def started(
     """A wake that is to be granted."""
     limits = limits or Limits()
     fields = {"agent": agent, "key": key, "after": after, "through": through, "attempt": attempt}
-    return Draft("wake.started", {**fields, "watcher": "w", "node": "n", **msgspec.structs.asdict(limits)})
+    return Draft("wake.started", {**fields, "watcher": "w", "node": "n", "thread": 1, **limits.kept})
 
 
 def finished(wake: int, outcome: str = "ok", agent: str = "mel", by: str = "watcher", **fields: Any) -> Draft:

@@ -21,6 +21,8 @@ class PureLog:
         #: How many ids this log left out, when it was restored from a backup.
         self.left_out = 0
         self.clock = Clock(self.now, self.wall())
+        self._boot = (self.now, self.wall(), 0)
+        self._started: dict[int, float] = {}
 
     def wall(self) -> datetime:
         """The wall clock; `wall_ahead` is by how far it was set forward."""
@@ -29,6 +31,7 @@ class PureLog:
     def restart(self) -> None:
         """The bus's process starts anew: what it knew of times is gone, the log is not."""
         self.clock = Clock(self.now, self.wall())
+        self._boot = (self.now, self.wall(), self.events[-1].id if self.events else 0)
 
     def state(self, agent: str = "mel") -> AgentState:
         return self.states.get(fold(agent), AgentState(name=agent))
@@ -44,6 +47,8 @@ class PureLog:
         agent = fold(fields.get("to_agent") or fields.get("agent") or "")
         stored = Event(id_, event, agent, fold(fields.get("from_agent", "")), header, None, b"")
         self.events.append(stored)
+        if event == "wake.started":
+            self._started[id_] = self.now
         who = concerned(stored)
         if who is not None:
             self.states[who] = self.apply(self.states.get(who, AgentState(name=who)), stored)
@@ -67,7 +72,7 @@ class PureLog:
             attempt=grant.attempt,
             watcher="w",
             node=node,
-            **{name: getattr(limits, name) for name in Limits.__struct_fields__},
+            **limits.kept,
         )
 
     def finish(self, wake: int, outcome: str, by: str = "watcher", agent: str = "mel") -> None:
@@ -103,7 +108,16 @@ class PureLog:
             before = i
         return tuple(spans)
 
+    def starts(self, agent: str = "mel") -> tuple[float, ...]:
+        """When the agent's wakes started, as far as the bus knows: what was before it, by the wall clock."""
+        boot, wall, head = self._boot
+        none = {e.fields["wake"] for e in self.events if e.fields.get("outcome") == "not_started"}
+        started = [e for e in self.events if e.event == "wake.started" and e.agent == fold(agent) and e.id not in none]
+        gone_s = {e.id: (wall - datetime.fromisoformat(e.fields["time"])).total_seconds() for e in started}
+        return tuple(self._started[e.id] if e.id > head else boot - max(0.0, gone_s[e.id]) for e in started)
+
     def decide(self, limits: Limits, agent: str = "mel", **more: Any) -> Decision:
+        more["starts"] = self.starts(agent) if limits.max_wakes_per_hour else ()
         return decide(self.state(agent), self.spans(agent), limits, self.now, self.clock, **more)
 
     def settle(self, limits: Limits, agent: str = "mel", **more: Any) -> Decision:

@@ -77,9 +77,19 @@ CREATE INDEX wakes_key ON wakes (key);
 CREATE INDEX wakes_agent ON wakes (agent, id, after, through);
 
 CREATE TABLE threads (
-    id       INTEGER PRIMARY KEY,
-    messages INTEGER NOT NULL,
-    last     INTEGER NOT NULL
+    id            INTEGER PRIMARY KEY,
+    messages      INTEGER NOT NULL,
+    last          INTEGER NOT NULL,
+    hops          INTEGER NOT NULL,
+    wakes         INTEGER NOT NULL DEFAULT 0,
+    messages_from INTEGER NOT NULL DEFAULT 0,
+    hops_from     INTEGER NOT NULL DEFAULT 0,
+    wakes_from    INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE stops (
+    id     INTEGER PRIMARY KEY,
+    thread INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE tokens (

@@ -15,6 +15,7 @@ from eventlog.event import Draft
 from eventlog.leases import DEAD_LETTERS_MAX, MESSAGES_BYTES_MAX, QUIET_S, Leases
 from eventlog.maintenance import backup
 from eventlog.sqlite_engine import SqliteEngine
+from eventlog.stops import Stops
 from eventlog.store import Store
 from eventlog.wakes import Ask, Granted, Nothing, Report
 
@@ -30,7 +31,7 @@ class Bench:
         self.store = store
         self.engine = engine
         self.now = 5000.0
-        self.leases = Leases(store, engine, quiet_s=QUIET_S, monotonic=lambda: self.now)
+        self.leases = Leases(store, engine, Stops(store, engine), quiet_s=QUIET_S, monotonic=lambda: self.now)
         engine.listeners.append(self.leases.saw)
 
     async def message(self, to: str = "mel", sender: str = "tony", payload: bytes = b'"hi"') -> int:
@@ -92,7 +93,7 @@ async def test_one_key_asked_with_many_times_at_once_is_one_wake(bench: Bench) -
 
 async def test_two_deciders_on_one_log_get_one_wake(bench: Bench) -> None:
     """What holds between two nodes: the append's condition, not this process's lock, keeps a wake single."""
-    other = Leases(bench.store, bench.engine, monotonic=lambda: bench.now)
+    other = Leases(bench.store, bench.engine, Stops(bench.store, bench.engine), monotonic=lambda: bench.now)
     bench.engine.listeners.append(other.saw)
     await bench.message()
     answers = await asyncio.gather(

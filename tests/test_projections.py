@@ -29,12 +29,18 @@ LIMITS = st.builds(
     timeout_s=st.sampled_from((300, 0.5)),
     ack=st.sampled_from(("agent", "none", "exit")),
     max_attempts=st.integers(1, 3),
+    max_wakes_per_hour=st.integers(0, 1),
 )
 
 
 def wake_end(wake: int, outcome: str, agent: str, by: str, detail: str | None, duration_ms: float | None) -> Draft:
     told = {"detail": detail, "duration_ms": duration_ms}
     return finished(wake, outcome, agent, by, **{name: value for name, value in told.items() if value is not None})
+
+
+def stopped(thread: int) -> Draft:
+    fields = {"thread": thread, "agents": ["mel", "tony"], "reason": "max_hops", "limit": 64, "by": "bus"}
+    return Draft("thread.stopped", fields)
 
 
 def token(name: str, agents: list[str], peer: str | None) -> Draft:
@@ -45,7 +51,7 @@ def token(name: str, agents: list[str], peer: str | None) -> Draft:
 #: Every kind of event, also such as no bus would append: what is derived must be a function of these, too.
 DRAFTS = st.one_of(
     st.builds(message, to=AGENTS, sender=AGENTS | st.sampled_from(("bus", "admin"))),
-    st.builds(message, to=AGENTS, sender=AGENTS, thread_id=IDS, reply_to=IDS),
+    st.builds(message, to=AGENTS, sender=AGENTS, thread_id=IDS, reply_to=IDS, hops=st.integers(0, 9)),
     st.builds(message, to=AGENTS, expires=st.just("2026-01-01T00:00:00+01:00")),
     st.builds(ack, IDS, AGENTS),
     st.builds(started, IDS, IDS, AGENTS, key=st.sampled_from(("k1", "k2")), attempt=IDS, limits=LIMITS),
@@ -65,6 +71,8 @@ DRAFTS = st.one_of(
     ),
     st.builds(token, st.sampled_from(("t1", "T1", "t2")), st.lists(AGENTS, max_size=2), st.none() | AGENTS),
     st.builds(lambda name: Draft("token.revoked", {"name": name}), st.sampled_from(("t1", "t2"))),
+    st.builds(stopped, IDS),
+    st.builds(lambda i: Draft("thread.resumed", {"thread": i, "by": "admin"}), IDS),
     st.builds(lambda i: Draft("redacted", {"message_id": i, "reason": "r"}), IDS),
     st.builds(
         lambda kind, agent: Draft(kind, {"agent": agent, "by": "admin"}),
@@ -115,6 +123,7 @@ def full(tmp_path: Path) -> Path:
     """A log whose every derived table holds something."""
     letter = Draft("dead_letter", {"message_id": 1, "agent": "mel", "reason": "r", "attempts": 3})
     drafts = [message(), message("Tony"), started(1), finished(3, "failed"), letter, token("t1", ["ann"], None)]
+    drafts.append(stopped(2))
     asyncio.run(live(tmp_path, [[[*drafts, Draft("redacted", {"message_id": 2, "reason": "r"})]]]))
     assert all(tables(tmp_path).values())
     return tmp_path

@@ -101,6 +101,7 @@ class AgentSettings:
     min_interval: float = _setting(
         0.0, "Seconds between two wakes.", "0", least=0, most=86_400, shown="0; 15 with `openclaw`"
     )
+    max_wakes_per_hour: int = _setting(0, "Wakes in an hour at most; 0: as many as it takes.", "0", least=0, most=1000)
     deliver: str = _setting(
         "all",
         "`all` unread messages with one wake, or `each` with a run of its own.",

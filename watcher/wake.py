@@ -73,6 +73,7 @@ def asked(settings: AgentSettings, watcher: str, node: str) -> dict[str, Any]:
         "max_attempts": settings.max_attempts,
         "min_interval_s": settings.min_interval,
         "deliver": settings.deliver,
+        "max_wakes_per_hour": settings.max_wakes_per_hour,
     }
 
 

@@ -94,7 +94,8 @@ class LogInMemory(PureLog):
         while True:
             state = self.state(agent)
             paused = self.state(EVERYONE).paused
-            decision = decide(state, self.spans(agent), limits, self.now, self.clock, paused=paused)
+            starts = self.starts(agent) if limits.max_wakes_per_hour else ()
+            decision = decide(state, self.spans(agent), limits, self.now, self.clock, paused=paused, starts=starts)
             if isinstance(decision, RanOut):
                 end = {"wake": decision.wake.id, "agent": state.name, "outcome": "interrupted", "by": "bus"}
                 self.append("wake.finished", **end, detail="the lease ran out")
@@ -195,7 +196,7 @@ class LogInMemory(PureLog):
             if event.event != "wake.started":
                 continue
             told = event.fields
-            limits = msgspec.convert({name: told[name] for name in Limits.__struct_fields__}, Limits)
+            limits = msgspec.convert(told, Limits)
             place = {name: told[name] for name in ("key", "agent", "after", "through", "attempt", "watcher", "node")}
             request = hashlib.sha256(told["key"].encode()).digest()
             row = WakeRow(id=event.id, **place, limits=limits, time=told["time"], request=request)

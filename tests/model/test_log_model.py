@@ -27,6 +27,7 @@ from eventlog.errors import EventlogError
 from eventlog.event import KINDS, Draft
 from eventlog.leases import Leases
 from eventlog.sqlite_engine import SqliteEngine
+from eventlog.stops import Stops
 from eventlog.store import Store
 from eventlog.wakes import Ask, Granted, Report
 from tests.appends import message
@@ -39,6 +40,7 @@ LIMITS = [
     Limits(timeout_s=60, ack_within_s=120, max_attempts=2),
     Limits(timeout_s=60, ack_within_s=120, max_attempts=2, deliver="each", ack="exit"),
     Limits(timeout_s=600, max_attempts=3, ack="none", min_interval_s=30),
+    Limits(timeout_s=100, max_attempts=3, ack="exit", max_wakes_per_hour=2),
 ]
 OUTCOMES = ("ok", "failed", "timeout", "interrupted", "not_started")
 
@@ -86,7 +88,7 @@ class LogModel(RuleBasedStateMachine):
         wall = lambda: self.log.wall().timestamp()  # noqa: E731
         self.store = await self.stack.enter_async_context(Store.open(self.folder, readers=1, wall=wall))
         self.engine = await self.stack.enter_async_context(SqliteEngine.open(self.store, group_max=3, wall=wall))
-        self.leases = Leases(self.store, self.engine, monotonic=lambda: self.log.now)
+        self.leases = Leases(self.store, self.engine, Stops(self.store, self.engine), monotonic=lambda: self.log.now)
         self.engine.listeners.append(self.leases.saw)
         self.log.restart()
 

@@ -39,6 +39,7 @@ async def test_a_message_wakes_its_agent(bus: FakeBus, watch: Watch, tmp_path: P
 
 async def test_an_ask_tells_the_limits_and_who_asks(bus: FakeBus, watch: Watch) -> None:
     settings = "ack = 'exit'\nmax_attempts = 3\nmin_interval = 4\ndeliver = 'each'\ntimeout = 50\nack_within = 70"
+    settings += "\nmax_wakes_per_hour = 9"
     async with watch(f"[agents.mel]\ncommand = ['true']\nstart_within = 20\n{settings}") as watching:
         (ask,) = await until(lambda: bus.asks)
         node = watching.state.node
@@ -52,6 +53,7 @@ async def test_an_ask_tells_the_limits_and_who_asks(bus: FakeBus, watch: Watch) 
         "ack_within_s": 70,
         "max_attempts": 3,
         "min_interval_s": 4,
+        "max_wakes_per_hour": 9,
         "deliver": "each",
     }
 
