@@ -317,4 +317,10 @@ class EventLog:
 
 
 def _loop_limits(config: Config) -> LoopLimits:
-    return LoopLimits(**{name: getattr(config, name) for name in LoopLimits.__struct_fields__})
+    return LoopLimits(
+        max_hops=config.max_hops,
+        pair_rate_max=config.pair_rate_max,
+        cycle_steps_max=config.cycle_steps_max,
+        thread_messages_max=config.thread_messages_max,
+        thread_wakes_max=config.thread_wakes_max,
+    )

@@ -107,8 +107,8 @@ class Rings:
     """
 
     def __init__(self, most: int) -> None:
-        """`most` steps of a ring in one rhythm are let pass; 0 lets all."""
-        self._most = most
+        """`most` steps of a ring in one rhythm are let pass, one round of the largest at least; 0 lets all."""
+        self._most = max(most, RING_MAX) if most else 0
         self._paths: OrderedDict[str, tuple[Step, ...]] = OrderedDict()
 
     def saw(self, sender: str, recipient: str, thread: int, now: float) -> None:
@@ -129,7 +129,7 @@ class Rings:
         if len(path) < self._most:
             return None
         steps = (*path, Step(sender, 0, now))
-        for size in range(RING_MIN, min(RING_MAX, len(path)) + 1):
+        for size in range(RING_MIN, RING_MAX + 1):
             if steps[-1 - size].sender == sender and steps[-size].sender == recipient and _rings(steps, size):
                 return tuple(step.sender for step in steps[-size:]), path[-1].thread
         return None

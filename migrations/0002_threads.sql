@@ -25,6 +25,8 @@ CREATE TABLE stops (
     thread INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX stops_thread ON stops (thread);
+
 UPDATE wakes SET limits = json_insert(limits, '$.max_wakes_per_hour', 0);
 
 UPDATE agents SET state = json_insert(state, '$.wake.limits.max_wakes_per_hour', 0)

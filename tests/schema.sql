@@ -92,6 +92,8 @@ CREATE TABLE stops (
     thread INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX stops_thread ON stops (thread);
+
 CREATE TABLE tokens (
     name    TEXT PRIMARY KEY,
     spelled TEXT NOT NULL,

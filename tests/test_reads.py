@@ -89,7 +89,7 @@ async def test_a_page_is_the_log_filtered(
 # ---- indexes --------------------------------------------------------------------------------------------------------
 
 #: Statements that read a whole table because all of it is wanted, or stop at the first row.
-WHOLE = {"head": "events", "agents": "agents", "tokens": "tokens", "logs": "logs"}
+WHOLE = {"head": "events", "agents": "agents", "tokens": "tokens", "logs": "logs", "stops": "s"}
 
 
 @pytest.mark.parametrize("name", sorted(SQL))
