@@ -60,6 +60,8 @@ def exit_code(exc: errors.EventlogError) -> int:
         (errors.SchemaError, errors.EXIT_CONFIG),
         (errors.NotFound, EXIT_NO),
     )
+    if exc.code == "loop":  # only a person mends that
+        return EXIT_REFUSED
     return next((code for kind, code in table if isinstance(exc, kind)), EXIT_REFUSED)
 
 

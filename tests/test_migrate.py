@@ -2,13 +2,20 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from eventlog import migrate
+from eventlog import database, maintenance, migrate
+from eventlog.agents import Limits
+from eventlog.engine import Append
 from eventlog.errors import SchemaError
+from eventlog.event import Draft
 from eventlog.migrate import applied, available, check
+from eventlog.sqlite_engine import SqliteEngine
+from eventlog.store import Store, ThreadCount
+from tests.appends import ack, finished, message, started
 
 #: What all migrations together make, in one look.
 SCHEMA = Path(__file__).parent / "schema.sql"
@@ -134,3 +141,43 @@ def test_the_folder_is_found_in_a_package_and_beside_one(tmp_path: Path, monkeyp
     assert migrate.folder() == tmp_path / "migrations"
     (package / "migrations").mkdir()
     assert migrate.folder() == package / "migrations"
+
+
+#: What makes a log of this program's version one of the first.
+BACK_TO_FIRST = """
+CREATE TABLE before AS SELECT id, messages, last FROM threads;
+DROP TABLE threads;
+DROP TABLE stops;
+CREATE TABLE threads (
+    id       INTEGER PRIMARY KEY,
+    messages INTEGER NOT NULL,
+    last     INTEGER NOT NULL
+) STRICT;
+INSERT INTO threads SELECT * FROM before;
+DROP TABLE before;
+UPDATE wakes SET limits = json_remove(limits, '$.max_wakes_per_hour');
+UPDATE agents SET state = json_remove(state, '$.wake.limits.max_wakes_per_hour');
+DELETE FROM migrations WHERE version > 1;
+"""
+
+
+@pytest.mark.anyio
+async def test_a_log_of_the_first_version_becomes_one_of_this(tmp_path: Path) -> None:
+    """What is derived then is what follows from its events today."""
+    limits = Limits(timeout_s=0.5)
+    wakes = [started(1, limits=limits), started(2, agent="tony", key="k2")]
+    old = [Draft(wake.event, {k: v for k, v in wake.fields.items() if k != "thread"}) for wake in wakes]
+    answer = message("tony", "mel", thread_id=1, reply_to=1, hops=1)
+    async with Store.open(tmp_path) as store, SqliteEngine.open(store) as engine:
+        await engine.append(Append((message(), answer, message("Ann", "bo"), old[0], finished(4), ack(1), old[1])))
+    with closing(sqlite3.connect(tmp_path / database.FILE)) as connection:
+        connection.executescript(BACK_TO_FIRST)
+    with pytest.raises(SchemaError, match="older version"):
+        maintenance.verify(tmp_path)
+    async with Store.open(tmp_path) as store:
+        assert store.agent("mel").limits == limits
+        found = await store.message_in_thread(2)
+        assert found is not None
+        assert found[1] == ThreadCount(1, messages=2, hops_from=0, wakes=0)
+    report = maintenance.verify(tmp_path)
+    assert report.ok, report.detail

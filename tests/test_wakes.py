@@ -240,6 +240,38 @@ class TestHoldingBack:
         fail(log, limits, "not_started")
         assert isinstance(log.decide(limits), Grant)
 
+    def test_an_hours_wakes_are_counted_from_the_first_of_them(self, log: PureLog) -> None:
+        limits = Limits(max_wakes_per_hour=2, ack="exit")
+        for pause_s in (0, 3500):
+            log.now += pause_s
+            message = log.message()
+            log.finish(log.ask(limits, f"k{pause_s}"), "ok")
+            log.ack(message)
+        log.message()
+        assert log.decide(limits) == Nothing("wakes_per_hour", 100)
+        log.restart()
+        assert log.decide(limits) == Nothing("wakes_per_hour", 100)
+        log.now += 100
+        assert isinstance(log.decide(limits), Grant)
+
+    def test_an_hours_wakes_do_not_count_one_that_never_began(self, log: PureLog) -> None:
+        limits = Limits(max_wakes_per_hour=1)
+        log.message()
+        fail(log, limits, "not_started")
+        assert isinstance(log.decide(limits), Grant)
+        fail(log, limits)
+        assert log.why(limits) == "wakes_per_hour"
+
+    def test_min_interval_comes_before_the_hours_wakes(self, log: PureLog) -> None:
+        limits = Limits(max_wakes_per_hour=1, min_interval_s=60, ack="exit")
+        message = log.message()
+        log.finish(log.ask(limits, "k1"), "ok")
+        log.ack(message)
+        log.message()
+        assert log.why(limits) == "min_interval"
+        log.now += 60
+        assert log.why(limits) == "wakes_per_hour"
+
     def test_retry_after_is_never_longer_than_five_minutes(self, log: PureLog) -> None:
         limits = Limits(timeout_s=100_000)
         log.message()

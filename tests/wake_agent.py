@@ -1,12 +1,13 @@
 """The wake command of the tests: writes down that it runs, reads its inbox by cursor, acknowledges.
 
-Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer] [--handed] [--print] [--late]. It adds a line of
-JSON to FOLDER/runs.ndjson for each thing it does, and holds FOLDER/AGENT.lock while it runs: whether it got the lock at
-once is in its first line, so that two commands of one agent at once are seen by the kernel, not by comparing clocks.
+Usage: wake_agent.py FOLDER [--work SECONDS] [--hold] [--answer|--talk] [--handed] [--print] [--late]. It adds a line
+of JSON to FOLDER/runs.ndjson for each thing it does, and holds FOLDER/AGENT.lock while it runs: whether it got the lock
+at once is in its first line, so that two commands of one agent at once are seen by the kernel, not by comparing clocks.
 With --hold it does not read before FOLDER/release is there; with --answer it answers each message, as a conversation
-does; with --handed it reads no inbox but what it is handed, and leaves acknowledging to its exit code; with --print it
-says which attempt this is, for whoever takes that for the answer; with --late it does not look at its inbox when it is
-woken for something the first time. Standard library only.
+does, as long as the bus takes it; with --talk, too, but it never says what it answers; with --handed it reads no inbox
+but what it is handed, and leaves acknowledging to its exit code; with --print it says which attempt this is, for
+whoever takes that for the answer; with --late it does not look at its inbox when it is woken for something the first
+time. Standard library only.
 """
 
 import fcntl
@@ -45,8 +46,9 @@ def main(folder: str, options: list[str]) -> int:
         more = bool(page["messages"])
         if more:
             note(folder, "read", ids=[message["id"] for message in page["messages"]])
-            for message in page["messages"] if "--answer" in options else ():
-                answer = {"to_agent": message["from_agent"], "payload": "done", "reply_to": message["id"]}
+            for message in page["messages"] if "--answer" in options or "--talk" in options else ():
+                answer = {"to_agent": message["from_agent"], "payload": "done"}
+                answer |= {"reply_to": message["id"]} if "--answer" in options else {}
                 bus.call("POST", "/api/send", answer, f"re-{message['id']}")
             bus.call("POST", "/api/inbox/ack", {"agent": AGENT, "cursor": page["cursor"]})
     if "--print" in options:
@@ -74,7 +76,8 @@ class Bus:
         self.socket: socket.socket | None = None
 
     def call(self, method: str, path: str, body: object = None, key: str = "") -> bytes:
-        """One request, repeated while the bus is away; what is answered. Exits with 3 if it is refused."""
+        """One request, repeated while the bus is away; what is answered, also that this would go on for ever. Exits
+        with 3 if it is refused for anything else."""
         give_up = time.monotonic() + GIVE_UP_S
         while True:
             try:
@@ -85,7 +88,7 @@ class Bus:
                     raise
                 time.sleep(0.1)
                 continue
-            if status in (200, 201):
+            if status in (200, 201) or b'"loop"' in said:
                 return said
             if status != 503:
                 print(f"{method} {path}: {status} {said.decode(errors='replace')}", file=sys.stderr)
