@@ -113,8 +113,12 @@ class Rings:
 
     def saw(self, sender: str, recipient: str, thread: int, now: float) -> None:
         """Note a message, with folded names."""
-        if self._most:
-            self._keep(recipient, (*self._path(sender, now), Step(sender, thread, now)))
+        if not self._most:
+            return
+        self._paths[recipient] = (*self._path(sender, now)[1 - self._most :], Step(sender, thread, now))
+        self._paths.move_to_end(recipient)
+        if len(self._paths) > PATHS_MAX:
+            self._paths.popitem(last=False)
 
     def began(self, recipient: str) -> None:
         """Note a message of a person or of the bus: what the recipient does next comes of that."""
@@ -123,15 +127,14 @@ class Rings:
     def ring(self, sender: str, recipient: str, now: float) -> tuple[tuple[str, ...], int] | None:
         """The agents of the ring, in order, that this message would take on for longer than is let pass, and the thread
         of the message that it comes of; None if it goes in none."""
-        if not self._most:
-            return None
         path = self._path(sender, now)
-        if len(path) < self._most:
+        if not path or len(path) < self._most:
             return None
-        steps = (*path, Step(sender, 0, now))
         for size in range(RING_MIN, RING_MAX + 1):
-            if steps[-1 - size].sender == sender and steps[-size].sender == recipient and _rings(steps, size):
-                return tuple(step.sender for step in steps[-size:]), path[-1].thread
+            if path[-size].sender == sender and path[1 - size].sender == recipient:
+                steps = (*path, Step(sender, 0, now))
+                if _rings(steps, size):
+                    return tuple(step.sender for step in steps[-size:]), path[-1].thread
         return None
 
     def forget(self, agents: Sequence[str]) -> None:
@@ -140,15 +143,9 @@ class Rings:
             self._paths.pop(name, None)
 
     def _path(self, sender: str, now: float) -> tuple[Step, ...]:
-        """What led to the sender's next message, oldest first: as many steps as decide."""
+        """What led to the sender's next message, oldest first."""
         path = self._paths.get(sender, ())
-        return path[-self._most :] if path and path[-1].at > now - WINDOW_S else ()
-
-    def _keep(self, recipient: str, path: tuple[Step, ...]) -> None:
-        self._paths[recipient] = path
-        self._paths.move_to_end(recipient)
-        if len(self._paths) > PATHS_MAX:
-            self._paths.popitem(last=False)
+        return path if path and path[-1].at > now - WINDOW_S else ()
 
 
 def _rings(steps: Sequence[Step], size: int) -> bool:

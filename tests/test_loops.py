@@ -211,7 +211,7 @@ class TestRings:
         for name in "cde":
             loop.refused("a", name)
         assert list(loop.rings._paths) == ["d", "e"]
-        assert max(map(len, loop.rings._paths.values())) <= 61
+        assert max(map(len, loop.rings._paths.values())) == 60
 
     @pytest.mark.parametrize("agents", [3, 4, 19])
     def test_random_traffic_is_no_ring(self, agents: int) -> None:
