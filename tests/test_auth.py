@@ -28,6 +28,7 @@ MATRIX: tuple[tuple[str, str, object, str | None], ...] = (
     ("PATCH", "/api/wakes/{wake}", {"key": "k1", "outcome": "nonsense"}, "watcher admin"),
     ("GET", "/api/messages/{message}", None, "agent wake auditor admin"),
     ("GET", "/api/threads/{message}", None, "agent wake auditor admin"),
+    ("POST", "/api/threads/{message}/resume", {}, "admin"),
     ("GET", "/api/events", None, "auditor admin"),
     ("GET", "/api/agents", None, "agent wake watcher auditor admin"),
     ("GET", "/api/agents/mel", None, "agent wake watcher auditor admin"),
