@@ -35,12 +35,12 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     if found["cursor"] is not None:
         yield f"cursor  {found['cursor']} of log {found['log']}, {found['lag']} behind the head"
     for name, agent in found["agents"].items():
-        way = f"{agent['waker']}, a run for each message" if agent["runs"] else agent["waker"]
+        way = f"{agent['waker']}, a run for each message" if agent.get("runs") else agent["waker"]
         yield f"agent   {name} ({way}): {_doing(agent)}"
         if agent["last"]:
             last = agent["last"]
             code = "" if last["exit_code"] is None else f", exit code {last['exit_code']}"
-            yield f"        last {_called(last['wake'], last['message'])}: {last['outcome']}{code} at {last['at']}"
+            yield f"        last {_called(last['wake'], last.get('message'))}: {last['outcome']}{code} at {last['at']}"
             if last["outcome"] != "ok" and (said := _in_one_line(last.get("detail", ""))):
                 yield f"        it said: {said}"
 
@@ -54,7 +54,9 @@ def _in_one_line(text: str) -> str:
 def _doing(agent: dict[str, Any]) -> str:
     wake = agent["wake"]
     in_flight = (
-        f", {_called(wake['id'], wake['message'])} (attempt {wake['attempt']}) since {wake['since']}" if wake else ""
+        f", {_called(wake['id'], wake.get('message'))} (attempt {wake['attempt']}) since {wake['since']}"
+        if wake
+        else ""
     )
     why = f" ({agent['why']})" if agent["why"] else ""
     due = f", next ask at {agent['next_ask']} at the latest" if agent["next_ask"] else ""

@@ -280,6 +280,14 @@ def test_init_writes_a_configuration_for_openclaws_agents(tmp_path: Path) -> Non
     assert call(tmp_path, "check").returncode == 0
 
 
+def test_check_says_who_gets_runs(tmp_path: Path) -> None:
+    agents = "[agents.mel]\ncommand = ['true']\n[agents.tony]\ncommand = ['true']\ndeliver = 'each'\n"
+    path = tmp_path / "config.toml"
+    path.write_text(f'name = "minipc"\n{agents}')
+    done = call(tmp_path, "check", "--config", str(path))
+    assert (done.returncode, done.stdout) == (0, f"{path}: good; watcher minipc wakes mel, tony (runs)\n")
+
+
 def test_check_finds_a_token_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(f'[bus]\ntoken_file = "{tmp_path}/token"\n[agents.mel]\ncommand = ["true"]\n')
