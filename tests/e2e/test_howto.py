@@ -1,12 +1,15 @@
 """The pages of docs/how-to that put an agent of some kind behind the bus, each done as it stands."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.foreign import Foreign
 from tests.e2e.pages import ADDRESS, Reader, settled
-from tests.support import ROOT, BusProcess, free_port
+from tests.e2e.stand_ins import put
+from tests.support import DEADLINE_S, ROOT, BusProcess, free_port
 
 #: A `pip` that installs one folder into a place of its own.
 PIP = """#!/bin/sh
@@ -47,3 +50,30 @@ def test_a_python_coroutine(home: Path, swaps: dict[str, str], tmp_path: Path) -
     env = {"PYTHONPATH": f"{ROOT}:{site}"}
     with Reader("how-to/python-coroutine.md", home, swaps, env=env, path=programs) as reader:
         reader.do_all()
+
+
+def test_claude_code(home: Path, swaps: dict[str, str], tmp_path: Path, bus: BusProcess) -> None:
+    with Reader("how-to/claude-code.md", home, swaps, path=put(tmp_path / "programs")) as reader:
+        reader.do("The watcher")
+        assert "\nyou said: Which files are here?\n" in reader.do("Try it")
+        reader.interrupt(1)
+        said = reader.do("Let it answer itself")
+        assert said.count("\nyou said: Are you there?\n") == 2, said
+    events = Foreign(bus.url, bus.admin_token).events()
+    answers = [event for event in events if event["event"] == "message" and event["to_agent"] == "you"]
+    assert [answer["from_agent"] for answer in answers] == ["claude", "scout", "guide"], "each answered once"
+
+
+def test_codex(home: Path, swaps: dict[str, str], tmp_path: Path) -> None:
+    with Reader("how-to/codex.md", home, swaps, path=put(tmp_path / "programs")) as reader:
+        assert "\nyou said: Which files are here?\n" in reader.do_all()
+
+
+@pytest.mark.parametrize(
+    "command", [["claude", "-p", "--no-such-option"], ["claude"], ["codex", "exec", "--no-such-option", "-"]]
+)
+def test_the_stand_ins_refuse_what_the_real_ones_do_not_know(command: list[str], tmp_path: Path) -> None:
+    command = [str(put(tmp_path / "programs") / command[0]), *command[1:]]
+    done = subprocess.run(command, input="| hello\n", capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode != 0
+    assert done.stdout == ""
