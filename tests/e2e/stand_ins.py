@@ -1,8 +1,8 @@
 """Stand-ins for the command lines of Claude Code (2.1.330) and Codex (0.169.0): no model, and few of their options.
 
-They know the options that the how-to pages use, and refuse all others, as the real ones refuse what they do not know. What
-a model would do is this: it repeats the text of the message; or, if it may, it runs the command `eventlog send` that is in
-its prompt. `python -m tests.e2e.stand_ins claude|codex …`; `put` makes programs of them.
+They know the options that the how-to pages use, and refuse all others, as the real ones refuse what they do not know.
+What a model would do is this: it repeats the text of the message; or, if it may, it runs the command `eventlog send`
+that is in its prompt. `python -m tests.e2e.stand_ins claude|codex …`; `put` makes programs of them.
 """
 
 import argparse
