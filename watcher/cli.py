@@ -7,13 +7,16 @@ state folder; 78 the configuration is wrong.
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import click
 
 from eventlog.errors import EXIT_CONFIG, ConfigError, EventlogError, Locked
+
+if TYPE_CHECKING:
+    from watcher.config import AgentSettings
 
 EXIT_NO: Final = 1
 EXIT_LOCKED: Final = 69
@@ -90,7 +93,6 @@ def run(config: Path | None, state_dir: Path | None, log_level: str) -> None:
 def check(config: Path | None, as_json: bool) -> None:
     """Check the configuration; every problem is shown with its line and its mend."""
     from watcher import config as configuration
-    from watcher.wakers import command
 
     path = config or _default_config()
     settings, problems = configuration.check(path)
@@ -103,11 +105,7 @@ def check(config: Path | None, as_json: bool) -> None:
             key = "bus.token_file"
             problems = [*problems, configuration.Problem(path, settings.line(key), key, error.detail, "")]
         for name, agent in settings.agents.items():
-            if agent.waker == "command" and agent.command:
-                missing = command.missing(agent.command, agent.cwd, agent.env)
-                warnings += [f"agent {name!r}: {missing}"] if missing else []
-                gone = command.gone(agent.command, agent.cwd)
-                warnings += [f"agent {name!r}: {_CRON_WAKE_GONE.format(where=gone)}"] if gone else []
+            warnings += [f"agent {name!r}: {doubt}" for doubt in _doubts(agent)]
     if as_json:
         found = [{"line": one.line, "key": one.key, "problem": one.what, "mend": one.mend} for one in problems]
         _say_json({"file": str(path), "problems": found, "warnings": warnings})
@@ -118,6 +116,23 @@ def check(config: Path | None, as_json: bool) -> None:
             named = [f"{name} (runs)" if one.deliver == "each" else name for name, one in settings.agents.items()]
             click.echo(f"{path}: good; watcher {settings.name} wakes {', '.join(named)}")
     sys.exit(EXIT_CONFIG if problems else 0)
+
+
+def _doubts(agent: "AgentSettings") -> Iterator[str]:
+    """What would keep an agent from being woken as things are now."""
+    from watcher.wakers import NotStarted, command, post
+
+    if agent.waker == "command" and agent.command:
+        if missing := command.missing(agent.command, agent.cwd, agent.env):
+            yield missing
+        if gone := command.gone(agent.command, agent.cwd):
+            yield _CRON_WAKE_GONE.format(where=gone)
+    for file in (agent.token_file, agent.secret_file) if agent.waker != "command" else ():
+        try:
+            if file:
+                post.read_secret(file)
+        except NotStarted as error:
+            yield str(error)
 
 
 @bus_watcher.group()

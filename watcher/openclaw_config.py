@@ -35,19 +35,18 @@ def place(environ: Mapping[str, str], profile: str = "") -> Path:
     """Where the configuration is, by the rules of the `openclaw` command.
 
     `OPENCLAW_CONFIG_PATH`; else `openclaw.json` in `OPENCLAW_STATE_DIR`; else in `.openclaw`, or `.openclaw-PROFILE`,
-    of `OPENCLAW_HOME` or the home folder. A profile that is named here wins over the first two.
+    of `OPENCLAW_HOME` or the home folder. The profile is that of `--profile`; the first two win over it.
     """
     home = Path(environ.get("OPENCLAW_HOME") or "~").expanduser().absolute()
 
     def under_home(text: str) -> Path:
         return home / text[2:] if text.startswith("~/") else Path(text).absolute()
 
-    if not profile and (text := environ.get("OPENCLAW_CONFIG_PATH", "").strip()):
+    if text := environ.get("OPENCLAW_CONFIG_PATH", "").strip():
         return under_home(text)
-    if not profile and (text := environ.get("OPENCLAW_STATE_DIR", "").strip()):
+    if text := environ.get("OPENCLAW_STATE_DIR", "").strip():
         return under_home(text) / "openclaw.json"
-    named = profile or environ.get("OPENCLAW_PROFILE", "").strip()
-    return home / (f".openclaw-{named}" if named and named != "default" else ".openclaw") / "openclaw.json"
+    return home / (f".openclaw-{profile}" if profile not in ("", "default") else ".openclaw") / "openclaw.json"
 
 
 def read(path: Path, environ: Mapping[str, str]) -> OpenClaw:

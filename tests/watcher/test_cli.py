@@ -260,6 +260,16 @@ def test_check_tells_of_a_command_that_wakes_nobody_any_more(tmp_path: Path) -> 
     assert "bus-watcher init openclaw" in done.stderr
 
 
+def test_check_tells_of_a_secret_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"[defaults]\nwaker = 'openclaw'\ntoken_file = '{tmp_path}/hooks'\n[agents.mel]\n")
+    assert (
+        f"warning: agent 'mel': cannot read {tmp_path}/hooks" in call(tmp_path, "check", "--config", str(path)).stderr
+    )
+    (tmp_path / "hooks").write_text("abc")
+    assert "agent 'mel'" not in call(tmp_path, "check", "--config", str(path)).stderr
+
+
 def test_init_writes_a_configuration_for_openclaws_agents(tmp_path: Path) -> None:
     theirs = tmp_path / ".openclaw" / "openclaw.json"
     theirs.parent.mkdir()

@@ -80,10 +80,12 @@ def test_what_a_person_writes_is_understood(tmp_path: Path) -> None:
 
 def test_the_environment_wins(tmp_path: Path) -> None:
     environ = {"OPENCLAW_GATEWAY_PORT": "19001", "OPENCLAW_GATEWAY_TOKEN": "outside", "T": "set"}
-    found = read(written(tmp_path, '{ hooks: { token: "${T}-${NOT_SET}" }, env: { T: "inline" } }'), environ)
+    found = read(
+        written(tmp_path, '{ hooks: { token: "${T}-${NOT_SET}", path: "${T}" }, env: { T: "inline" } }'), environ
+    )
     assert (found.url, found.gateway_token) == ("http://127.0.0.1:19001", "outside")
     assert found.hooks_token == "", "a variable that is not set leaves no token"
-    assert (found.agents, found.hooks_enabled) == (("main",), False)
+    assert (found.agents, found.hooks_enabled, found.hooks_path) == (("main",), False, "/set")
 
 
 def test_a_secret_that_is_kept_elsewhere_is_none_here(tmp_path: Path) -> None:
@@ -97,14 +99,16 @@ def test_a_secret_that_is_kept_elsewhere_is_none_here(tmp_path: Path) -> None:
     [
         ({}, "", "~/.openclaw/openclaw.json"),
         ({}, "ops", "~/.openclaw-ops/openclaw.json"),
-        ({"OPENCLAW_PROFILE": "ops"}, "", "~/.openclaw-ops/openclaw.json"),
+        ({"OPENCLAW_PROFILE": "ops"}, "", "~/.openclaw/openclaw.json"),
+        ({"OPENCLAW_STATE_DIR": "/s"}, "ops", "/s/openclaw.json"),
         ({"OPENCLAW_HOME": "/srv/claw"}, "", "/srv/claw/.openclaw/openclaw.json"),
         ({"OPENCLAW_STATE_DIR": "~/state", "OPENCLAW_HOME": "/srv/claw"}, "", "/srv/claw/state/openclaw.json"),
         ({"OPENCLAW_CONFIG_PATH": "/etc/claw.json", "OPENCLAW_STATE_DIR": "/s"}, "", "/etc/claw.json"),
-        ({"OPENCLAW_CONFIG_PATH": "/etc/claw.json"}, "ops", "~/.openclaw-ops/openclaw.json"),
+        ({"OPENCLAW_CONFIG_PATH": "/etc/claw.json"}, "ops", "/etc/claw.json"),
     ],
 )
 def test_it_is_looked_for_where_openclaw_looks(environ: dict[str, str], profile: str, where: str) -> None:
+    """As `openclaw config file` of 2026.9.6 answers, with these settings."""
     assert place(environ, profile) == Path(where).expanduser()
 
 
