@@ -8,7 +8,7 @@ from starlette.routing import Route as Place
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eventlog import api_admin, api_agents, api_log, api_mail
+from eventlog import api_admin, api_agents, api_dead, api_log, api_mail
 from eventlog.auth import Caller
 from eventlog.call import ADMIN, ANSWERERS, AUDITORS, EVERYONE, READERS, SENDERS, WATCHERS, Call, Desk, Nothing, Route
 from eventlog.errors import EventlogError, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
@@ -85,6 +85,25 @@ ROUTES: tuple[Route, ...] = (
         "A page of the log, or all of it as NDJSON",
         params=("after", "before", "limit", "agent", "event", "thread"),
     ),
+    Route(
+        "GET",
+        "/api/dead",
+        api_dead.letters,
+        AUDITORS,
+        "Dead letters in the order of their messages",
+        params=("agent", "after", "limit", "all"),
+    ),
+    Route("GET", "/api/dead/{id}", api_dead.letter, AUDITORS, "A dead letter with its message"),
+    Route(
+        "POST",
+        "/api/dead/{id}/retry",
+        api_dead.retry,
+        ADMIN,
+        "Send a dead message anew",
+        body=Nothing,
+        answers=((201, "accepted: durable"), (200, "a repeat: sent anew before")),
+    ),
+    Route("POST", "/api/dead/{id}/drop", api_dead.drop, ADMIN, "Close a dead letter", body=api_dead.Dropped),
     Route("GET", "/api/agents", api_agents.agents, EVERYONE, "Every agent: inbox, wakes, watchers"),
     Route("GET", "/api/agents/{name}", api_agents.agent, EVERYONE, "One agent: inbox, wakes, watchers"),
     Route("POST", "/api/agents/{name}/pause", api_agents.pause, ADMIN, "Grant no more wakes (* for all)", body=Nothing),

@@ -1,11 +1,12 @@
 """Routes of mail: send, the pair's two, inbox, ack, messages, threads."""
 
 import re
+import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from starlette.types import ASGIApp
 
 from eventlog.call import Call
@@ -13,13 +14,19 @@ from eventlog.capability import check_within
 from eventlog.errors import BadRequest, TooLarge
 from eventlog.event import ID_MAX, Event, Message, canonical, check_name, compact, decode_json
 from eventlog.receipts import WAITS
-from eventlog.seal import instant
+from eventlog.seal import instant, utc_now
 from eventlog.views import Sent
 from eventlog.web import check_cursor, json_response, to_struct, unless_gone
 
 #: What the messages of one request may come to, in multiples of the limit of a body.
 BODIES_MAX = 16
 
+#: What may be awaited by a deadline.
+AWAITS = ("read", "replied")
+#: The longest time from now that may be given, seconds.
+IN_S_MAX = 10 * 365 * 86_400
+
+_Seconds = Annotated[float, Meta(gt=0, le=IN_S_MAX)]
 _TYPE_MAX = 64
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _TIME = re.compile(
@@ -29,7 +36,8 @@ _TIME = re.compile(
 
 class Post(msgspec.Struct):
     """A message as posted to /api/send. `to_agent` may be a list, or "*" for every known agent but the sender; the
-    text stands in `payload` or in `message`; `key` does what the header Idempotency-Key does."""
+    text stands in `payload` or in `message`; `key` does what the header Idempotency-Key does. Times are RFC 3339, or
+    (`..._in`) seconds from now; `awaits` is `read` or `replied`."""
 
     to_agent: str | list[str] | None = None
     from_agent: str | None = None
@@ -39,6 +47,10 @@ class Post(msgspec.Struct):
     thread_id: int | None = None
     reply_to: int | None = None
     expires: str | None = None
+    expires_in: _Seconds | None = None
+    deadline: str | None = None
+    deadline_in: _Seconds | None = None
+    awaits: str | None = None
     key: str | None = None
 
 
@@ -91,8 +103,7 @@ async def inbox(call: Call) -> ASGIApp:
     after = query.cursor("after")
     limit = query.integer("limit", config.page_limit_max, "bad_limit") or config.page_limit
     wait_s = query.seconds("wait", 0, config.wait_max_s, 0)
-    if call.caller.kind == "agent":
-        call.bus.presence.agent_seen(agent)
+    call.seen(agent)
     if not wait_s:
         return json_response(await call.bus.inbox(agent, after=after, limit=limit))
     call.desk.seats.take()
@@ -110,8 +121,7 @@ async def ack(call: Call) -> ASGIApp:
     acked = await call.read(Acked)
     agent = call.own_agent(None if acked.agent is None else check_name(acked.agent, "agent", reserved=True))
     cursor = check_cursor(acked.cursor, "cursor")
-    if call.caller.kind == "agent":
-        call.bus.presence.agent_seen(agent)
+    call.seen(agent)
     return json_response({"agent": agent, "cursor": await call.bus.ack(agent, cursor)})
 
 
@@ -175,7 +185,9 @@ def _messages(where: str, post: Post) -> Iterable[Message]:
         raise BadRequest("the text stands in payload and in message; send one of them", field=f"{where}message")
     text: Any = post.message if post.payload is UNSET else post.payload
     payload = b"null" if isinstance(text, UnsetType) else compact(text)
-    expires = None if post.expires is None else _utc(post.expires, f"{where}expires")
+    expires = _moment(post.expires, post.expires_in, f"{where}expires")
+    deadline = _moment(post.deadline, post.deadline_in, f"{where}deadline")
+    awaits = _awaits(post.awaits, deadline, f"{where}awaits")
     _check_type(post.type, f"{where}type")
     _check_parent(post.reply_to, f"{where}reply_to")
     _check_parent(post.thread_id, f"{where}thread_id")
@@ -187,6 +199,8 @@ def _messages(where: str, post: Post) -> Iterable[Message]:
             thread_id=post.thread_id,
             reply_to=post.reply_to,
             expires=expires,
+            deadline=deadline,
+            awaits=awaits,
         )
 
 
@@ -248,6 +262,23 @@ def _check_parent(message_id: int | None, field: str) -> None:
     """What can be no message's id at all; whether there is one, the log knows."""
     if message_id is not None and not 1 <= message_id <= ID_MAX:
         raise BadRequest(f"{field}: there is no such message", code="unknown_parent", field=field)
+
+
+def _moment(time_: str | None, in_s: float | None, field: str) -> str | None:
+    """A time that may be given in one of two ways, in UTC; None if it is not given."""
+    if time_ is not None and in_s is not None:
+        raise BadRequest(f"{field} and {field}_in are both there; send one of them", field=f"{field}_in")
+    if in_s is not None:
+        return utc_now(time.time() + in_s)
+    return None if time_ is None else _utc(time_, field)
+
+
+def _awaits(given: str | None, deadline: str | None, field: str) -> str:
+    if given is None:
+        return "read"
+    if given not in AWAITS or deadline is None:
+        raise BadRequest(f"{field} must be one of {', '.join(AWAITS)}, and is for a deadline", field=field)
+    return given
 
 
 def _utc(text: str, field: str) -> str:

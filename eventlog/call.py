@@ -148,6 +148,11 @@ class Call:
         await self.check_token()  # a client takes its time to send a body
         return body
 
+    def seen(self, agent: str) -> None:
+        """Note that the agent was at its inbox: with a token of its own, or whoever it was on a bus without tokens."""
+        if self.caller.kind == "agent" or self.config.no_auth:
+            self.bus.presence.agent_seen(agent)
+
     def own_agent(self, given: str | None) -> str:
         """The agent that this is about: the one that is given, if the token is for it, else the token's only one."""
         if given is not None:

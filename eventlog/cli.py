@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pause": ("cli_admin", "Stop waking an agent."),
     "resume": ("cli_admin", "Wake an agent again."),
     "thread": ("cli_admin", "Let a stopped thread go on."),
+    "dead": ("cli_dead", "List, retry and drop dead letters."),
     "token": ("cli_admin", "Make, list and revoke tokens."),
     "anchor": ("cli_admin", "Print the newest event's id and hash."),
     "verify": ("cli_offline", "Check the chain of hashes."),

@@ -1,5 +1,6 @@
 """Commands that agents use: send, inbox, ack, follow, show."""
 
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -11,6 +12,10 @@ import click
 from eventlog import cli_format, errors
 from eventlog.cli_common import EXIT_NO, EXIT_WAITED, Link, linked, note, run, say, say_json
 
+#: What a deadline may be for.
+AWAITS = ("read", "replied")
+#: The units of durations.
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 #: How long `--wait` waits, unless told.
 TIMEOUT_S = 600.0
 #: What `--wait` may ask for.
@@ -24,7 +29,13 @@ WAITS = ("woken", "read", "replied", "done")
 @click.option("--from", "sender", metavar="AGENT", help="The sender, for a token that speaks for several.")
 @click.option("--reply-to", type=int, metavar="ID", help="The message that this one answers.")
 @click.option("--thread", type=int, metavar="ID", help="The conversation it belongs to.")
-@click.option("--expires", metavar="TIME", help="RFC 3339 time after which nobody needs to be woken for it.")
+@click.option(
+    "--expires", metavar="TIME", help="When nobody needs to be woken for it any more: 90s, 10m, 2h, RFC 3339."
+)
+@click.option(
+    "--deadline", metavar="TIME", help="When the sender is told, unless it was read by then: 90s, 10m, 2h, RFC 3339."
+)
+@click.option("--awaits", type=click.Choice(AWAITS), help="What the deadline is for (default read).")
 @click.option("--key", metavar="KEY", help="Repeating a send with the same key is harmless (default: a new one).")
 @click.option("--payload", metavar="JSON", help="The payload as JSON, instead of text.")
 @click.option("--give-up", type=float, default=60.0, metavar="SECONDS", help="How long to try (default 60).")
@@ -42,6 +53,8 @@ def send(
     reply_to: int | None,
     thread: int | None,
     expires: str | None,
+    deadline: str | None,
+    awaits: str | None,
     key: str | None,
     payload: str | None,
     give_up: float,
@@ -67,7 +80,9 @@ def send(
                 from_agent=sender,
                 reply_to=reply_to,
                 thread_id=thread,
-                expires=expires,
+                awaits=awaits,
+                **_moment("expires", expires),
+                **_moment("deadline", deadline),
                 key=key,
                 give_up_s=give_up,
                 trying_again=lambda error: note(f"{error.detail}; trying for {give_up:g} s"),
@@ -112,6 +127,14 @@ def _wait(link: Link, message_id: int, wanted: str, timeout_s: float) -> None:
         for line in cli_format.receipt_lines(message):
             say(line)
     raise click.exceptions.Exit(EXIT_WAITED[message["receipt"]["waited"]])
+
+
+def _moment(name: str, given: str | None) -> dict[str, Any]:
+    """A time as `send` takes it: a duration becomes seconds from now, anything else is for the bus to judge."""
+    duration = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given or "")
+    if duration is None:
+        return {name: given}
+    return {f"{name}_in": float(duration[1]) * SECONDS[duration[2]]}
 
 
 def _payload(message: str | None, payload: str | None) -> Any:

@@ -40,7 +40,11 @@ def whole_payload(event: Mapping[str, Any]) -> str:
     if event.get("redacted"):
         return "(redacted)"
     payload = event.get("payload")
-    text = payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False)
+    return whole_text(payload if isinstance(payload, str) else json.dumps(payload, ensure_ascii=False))
+
+
+def whole_text(text: str) -> str:
+    """Text with its lines, without what would steer a terminal."""
     return "\n".join("\t".join(map(clean, line.split("\t"))) for line in text.split("\n"))
 
 
@@ -69,6 +73,8 @@ def _told(kind: str, event: Mapping[str, Any]) -> str:
         text = f"{get('agent')}  ({get('after')}, {get('through')}]  attempt {get('attempt')}  by {get('watcher')}"
     elif kind == "wake.finished":
         text = f"{get('agent')}  wake {get('wake')}  {get('outcome')}" + (f"  {get('detail')}" if get("detail") else "")
+    elif kind == "dead_letter.closed":
+        text = f"message {get('message_id')} to {get('agent')}: {get('how')} by {get('by')}"
     elif kind == "dead_letter":
         text = f"message {get('message_id')} to {get('agent')}: {get('reason')} after {get('attempts')} attempts"
     elif kind == "thread.stopped":
@@ -105,12 +111,27 @@ def receipt_lines(message: Mapping[str, Any]) -> Iterable[str]:
         yield f"  replied by {reply['id']}  {reply['time']}"
 
 
+def letter_line(letter: Mapping[str, Any], *, detail: bool = True) -> str:
+    """A dead letter in one line; `detail` is how its last wake ended."""
+    closed = letter.get("closed")
+    state = "" if not closed else f"  [{closed['how']}" + (f" as {closed['retry']}]" if closed.get("retry") else "]")
+    said = str(letter.get("detail", ""))
+    last = said if len(said) <= PAYLOAD_CHARS else said[: PAYLOAD_CHARS - 1] + "…"
+    clock = letter["died"][:19].replace("T", " ")
+    return clean(
+        f"{letter['message_id']:>6}  {clock}  {letter['from_agent']} -> {letter['agent']}"
+        f"  {letter['type']}  {letter['reason']} after {letter['attempts']} attempts{state}"
+        + (f"  {last}" if detail and last else "")
+    )
+
+
 def agent_line(agent: Mapping[str, Any]) -> str:
     """One agent in one line."""
     wake = "wake in flight" if agent.get("wake") else next_text(agent)
     connected = [str(watcher["watcher"]) for watcher in agent.get("watchers", ()) if watcher.get("connected")]
     served = "served by " + ", ".join(connected) if connected else "no watcher connected"
-    return clean(f"{agent['name']:<20} {agent['unread']:>6} unread  cursor {agent['cursor']:<8} {wake}; {served}")
+    dead = f"  {agent['dead']} dead" if agent.get("dead") else ""
+    return clean(f"{agent['name']:<20} {agent['unread']:>6} unread{dead}  cursor {agent['cursor']:<8} {wake}; {served}")
 
 
 def next_text(agent: Mapping[str, Any]) -> str:
@@ -154,8 +175,11 @@ def stopped_lines(shown: Mapping[str, Any]) -> Iterable[str]:
 
 def why_lines(agent: Mapping[str, Any]) -> Iterable[str]:
     """Why an agent was or was not woken and what comes next, in one screen."""
-    yield f"{agent['name']}: {agent['unread']} unread after cursor {agent['cursor']}" + (
-        ", paused" if agent.get("paused") else ""
+    dead = f", {agent['dead']} dead (eventlog dead list --agent {agent['name']})" if agent.get("dead") else ""
+    yield (
+        f"{agent['name']}: {agent['unread']} unread after cursor {agent['cursor']}"
+        + dead
+        + (", paused" if agent.get("paused") else "")
     )
     for title, wake in (("wake in flight", agent.get("wake")), ("last wake", agent.get("last_wake"))):
         if wake:

@@ -106,12 +106,17 @@ class Bus(Administration):
         reply_to: int | None = None,
         thread_id: int | None = None,
         expires: str | None = None,
+        expires_in: float | None = None,
+        deadline: str | None = None,
+        deadline_in: float | None = None,
+        awaits: str | None = None,
         key: str | None = None,
         give_up_s: float = GIVE_UP_S,
         trying_again: Callable[[errors.EventlogError], None] | None = None,
     ) -> Any:
         """Sends a message to one agent, several, or "*"; tries for `give_up_s` seconds with one key until accepted.
 
+        Times are RFC 3339, `..._in` seconds from now; `awaits` is `read` or `replied`, by the deadline.
         `trying_again` is called once, with the first failure that does not end it.
         Returns `{"id", "hash", "thread_id", "status", "known", "watched"}`, a list of these for several recipients.
         Raises `NotAccepted` if no attempt can have been accepted, `OutcomeUnknown` (its detail names the key) if one
@@ -125,6 +130,10 @@ class Bus(Administration):
             "reply_to": reply_to,
             "thread_id": thread_id,
             "expires": expires,
+            "expires_in": expires_in,
+            "deadline": deadline,
+            "deadline_in": deadline_in,
+            "awaits": awaits,
         }
         body = {name: value for name, value in message.items() if value is not None}
         return await self._post_until_accepted(body, key or uuid.uuid4().hex, give_up_s, trying_again)

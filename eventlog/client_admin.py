@@ -10,7 +10,7 @@ from eventlog.wire import Answer, Wire
 
 
 class Administration(Wire):
-    """Pausing, tokens, redaction, backup, checks; and the two requests that every method is made of."""
+    """Pausing, dead letters, tokens, redaction, backup, checks; and the two requests that every method is made of."""
 
     async def pause(self, agent: str) -> Any:
         """No wake is granted to this agent until `resume`; "*" is all agents."""
@@ -19,6 +19,26 @@ class Administration(Wire):
     async def resume(self, agent: str) -> Any:
         """Wakes are granted again."""
         return await self._post(f"/api/agents/{segment(agent)}/resume", {})
+
+    async def dead_letters(
+        self, *, agent: str | None = None, after: int | None = None, limit: int | None = None, closed: bool = False
+    ) -> dict[str, Any]:
+        """Open dead letters, with `closed` all of them: `{"dead", "cursor", "has_more"}`."""
+        return await self._get(
+            "/api/dead", {"agent": agent, "after": after, "limit": limit, "all": "true" if closed else None}
+        )
+
+    async def dead_letter(self, message_id: int) -> dict[str, Any]:
+        """One dead letter, with its `message` and that one's receipt."""
+        return await self._get(f"/api/dead/{message_id}")
+
+    async def dead_retry(self, message_id: int) -> dict[str, Any]:
+        """Sends a dead message anew; as `send` answers. Doing it again answers the same."""
+        return await self._post(f"/api/dead/{message_id}/retry", {})
+
+    async def dead_drop(self, message_id: int, reason: str | None = None) -> dict[str, Any]:
+        """Closes a dead letter, which it answers. Doing it again changes nothing."""
+        return await self._post(f"/api/dead/{message_id}/drop", {} if reason is None else {"reason": reason})
 
     async def tokens(self) -> Any:
         """All tokens that are not revoked: name, kind, agents, peer; never the token itself."""

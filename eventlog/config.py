@@ -149,6 +149,12 @@ class Config:
         unit="s",
         least=1,
     )
+    unreachable_after_s: float = _setting(
+        3600.0,
+        "An agent that could not be woken for a message for so long is told of to its sender, once; 0: never.",
+        unit="s",
+        least=0,
+    )
     shutdown_grace_s: float = _setting(
         0.5, "Time for followers to end with a whole frame when the bus stops.", unit="s", least=0
     )

@@ -52,3 +52,8 @@ def ran_out(state: AgentState, wake: Wake) -> Draft:
         "detail": "the lease ran out",
     }
     return Draft("wake.finished", fields)
+
+
+def last_words(row: WakeRow) -> str:
+    """How a message's last wake ended, with the tail of what its command said, for whoever is told of it."""
+    return f"the last wake ended {row.outcome}" + (f": {row.detail}" if row.detail else "")

@@ -7,7 +7,7 @@ EventlogError
 ├── Forbidden (403)       forbidden
 ├── NotFound (404)        not_found, unknown_wake
 ├── MethodNotAllowed(405) method_not_allowed
-├── Conflict (409)        cursor_past_head, already_finished, superseded
+├── Conflict (409)        cursor_past_head, already_finished, superseded, already_closed
 ├── TooLarge (413)        too_large
 ├── BadContentType (415)  bad_content_type
 ├── BadHost (421)         bad_host
@@ -44,6 +44,7 @@ STATUS: dict[str, int] = {
     "cursor_past_head": 409,
     "already_finished": 409,
     "superseded": 409,
+    "already_closed": 409,
     "too_large": 413,
     "bad_content_type": 415,
     "bad_host": 421,

@@ -25,6 +25,7 @@ KINDS = (
     "wake.started",
     "wake.finished",
     "dead_letter",
+    "dead_letter.closed",
     "token.created",
     "token.revoked",
     "redacted",
@@ -44,7 +45,8 @@ _CANONICAL = msgspec.json.Encoder(order="sorted")
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A message as its sender posted it, checked field by field but not yet against the log.
 
-    `payload` is compact JSON. `expires` is RFC 3339 in UTC. `thread_id` and `reply_to` are ids.
+    `payload` is compact JSON. `expires` and `deadline` are RFC 3339 in UTC. `thread_id` and `reply_to` are ids.
+    `awaits` (`read` or `replied`) says what is to have happened by the deadline.
     """
 
     to_agent: str
@@ -54,6 +56,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     thread_id: int | None = None
     reply_to: int | None = None
     expires: str | None = None
+    deadline: str | None = None
+    awaits: str = "read"
 
 
 class Draft(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from eventlog.agents import EVERYONE, AgentState, Limits, Segment, Wake, concerned
 from eventlog.crashpoint import reached
-from eventlog.drafts import acked, answer, finished, ran_out
+from eventlog.drafts import acked, answer, finished, last_words, ran_out
 from eventlog.engine import Append, Appended, Engine, Key
 from eventlog.errors import Conflict, NotFound, Unavailable
 from eventlog.event import RESERVED, Draft, Event, fold
@@ -59,14 +59,12 @@ class Leases:
         stops: Stops,
         *,
         quiet_s: float = QUIET_S,
-        sweep_interval_s: float = 1,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._engine = engine
         self._stops = stops
         self._now = monotonic
-        self._sweep_interval_s = sweep_interval_s
         self._quiet_s = quiet_s if store.quiet_kept_s is not None else 0.0
         self._asked_lease_s = 0.0
         wall = datetime.now(UTC)
@@ -181,11 +179,10 @@ class Leases:
         gone = (datetime.now(UTC) - datetime.fromisoformat(row.time)).total_seconds()
         return row.agent if gone < life_s else None
 
-    async def run(self) -> None:
-        """Sweep for as long as the bus runs: leases that ran out, messages whose wakes are used up."""
-        while True:
-            await asyncio.sleep(self._sweep_interval_s)
-            await self.sweep()
+    @property
+    def quiet(self) -> bool:
+        """Whether this log was restored so recently that it keeps quiet: what it shows may be long past."""
+        return self._now() < self._quiet_since + self._quiet_s
 
     async def sweep(self) -> None:
         """Close what ran out and bury what is dead, for every agent, by its last limits; grants nothing."""
@@ -304,9 +301,6 @@ class Leases:
     async def _letters(self, state: AgentState, dead: Dead) -> list[Draft]:
         """Dead letters for the messages, each with a notice to its sender."""
         drafts: list[Draft] = []
-        last = state.wake
-        row = await self._store.wake(last.id) if last is not None else None
-        detail = "" if row is None else f"the last wake ended {row.outcome}" + (f": {row.detail}" if row.detail else "")
         for message in await self._store.living(state.name, dead.first - 1, dead.last, DEAD_LETTERS_MAX, wall_now()):
             letter = {
                 "message_id": message.id,
@@ -316,7 +310,8 @@ class Leases:
             }
             drafts.append(Draft("dead_letter", letter))
             if message.sender not in RESERVED:
-                payload = msgspec.json.encode({**letter, "detail": detail})
+                row = await self._store.last_wake_covering(state.name, message.id)
+                payload = msgspec.json.encode({**letter, "detail": "" if row is None else last_words(row)})
                 drafts.append(answer(message, "bus", "DEAD_LETTER", payload))
         return drafts
 

@@ -12,7 +12,9 @@ from eventlog.event import Draft, Event, Message, fold
 from eventlog.follow import Follower, Hub
 from eventlog.history import History
 from eventlog.leases import Leases
+from eventlog.letters import Letters
 from eventlog.mail import TRIES_MAX, Mail, Visible
+from eventlog.notices import Notices
 from eventlog.overview import Overview
 from eventlog.presence import Presence
 from eventlog.receipts import Receipts
@@ -39,7 +41,7 @@ class EventLog:
     async def open(cls, config: Config) -> AsyncIterator["EventLog"]:
         """The log in `config.data_dir` until the block ends; for the process that holds the folder's lock.
 
-        Leases are swept while somebody awaits `leases.run()`. Raises SchemaError if the log is of another version.
+        What is due is done while somebody awaits `sweep()`. Raises SchemaError if the log is of another version.
         """
         async with (
             Store.open(config.data_dir, readers=config.readers) as store,
@@ -72,8 +74,11 @@ class EventLog:
             engine,
             self.stops,
             quiet_s=config.quiet_after_restore_s,
-            sweep_interval_s=config.sweep_interval_s,
         )
+        self.notices = Notices(
+            store, engine, self.leases, self.presence, unreachable_after_s=config.unreachable_after_s
+        )
+        self._sweep_interval_s = config.sweep_interval_s
         self._hub = Hub(engine.head, store, events_max=config.window_events, bytes_max=config.window_bytes)
         self._mail = Mail(
             store,
@@ -85,6 +90,8 @@ class EventLog:
             recipients_max=config.recipients_max,
             batch_max=config.batch_max,
         )
+        #: The dead letters, as an administrator deals with them.
+        self.letters = Letters(store, engine, self._mail)
         self._history = History(store, engine.head, self._mail, Receipts(store, self._hub), self.stops)
         self._overview = Overview(store, self.leases, self.presence, self.stops)
         self._roster = Roster(tokens)
@@ -93,12 +100,20 @@ class EventLog:
     def took(self, events: Sequence[Event]) -> None:
         """Take in what has just become durable, in order; the engine says so in the step in which its head moves."""
         self.leases.saw(events)
+        self.notices.saw(events)
         for event in events:
             self.stops.saw(event)
             self._roster.apply(event)
             if event.event == "token.revoked":
                 self._hub.end(fold(event.fields["name"]))
         self._hub.add(events)
+
+    async def sweep(self) -> None:
+        """For as long as the bus runs: close leases that ran out, bury what has used up its wakes, tell senders."""
+        while True:
+            await asyncio.sleep(self._sweep_interval_s)
+            await self.leases.sweep()
+            await self.notices.sweep()
 
     # ---- what the log is --------------------------------------------------------------------------------------------
 

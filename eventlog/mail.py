@@ -87,7 +87,7 @@ class Mail:
             )
         unknown = [event.agent for event in done.events if not self._knows(event.agent)]
         nearest = {name: self._nearest(name) for name in unknown[:NEAREST_FOR_MAX]}
-        return Sent(tuple(self._accepted(event, nearest.get(event.agent, ())) for event in done.events), replayed)
+        return Sent(tuple(self.accepted(event, nearest.get(event.agent, ())) for event in done.events), replayed)
 
     async def _appended(self, messages: Sequence[Placed], once: Key | None) -> Appended | Replayed:
         """The messages as events, unless they would go on for ever. Raises TooManyRequests (loop).
@@ -128,6 +128,7 @@ class Mail:
                 "type": message.type,
                 **parent.stamped,
                 **({} if message.expires is None else {"expires": message.expires}),
+                **({} if message.deadline is None else {"deadline": message.deadline, "awaits": message.awaits}),
                 **({} if key is None else {"key": key}),
             }
             recipients = self._recipients(message.to_agent, sender)
@@ -184,7 +185,8 @@ class Mail:
         cause, thread = found
         return _Parent(_stamped(cause, thread), cause=thread)
 
-    def _accepted(self, event: Event, nearest: tuple[str, ...]) -> Accepted:
+    def accepted(self, event: Event, nearest: tuple[str, ...] = ()) -> Accepted:
+        """What a sender is told of a message that was appended."""
         name = event.fields["to_agent"]
         return Accepted(
             id=event.id,
@@ -283,7 +285,7 @@ class Mail:
 
 
 def wall_now() -> str:
-    """The wall clock as events show it; of what is sent only `expires` is compared with it."""
+    """The wall clock as events show it; of what is sent only `expires` and `deadline` are compared with it."""
     return utc_now(time.time())
 
 

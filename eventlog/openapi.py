@@ -31,6 +31,7 @@ PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
         "Of an inbox: seconds to wait for a first message where there is none. Of a message: what to wait for.",
     ),
     "timeout": ({"type": "number", "minimum": 0}, "Seconds to wait at most; default 0."),
+    "all": ({"type": "boolean"}, "What was closed, too."),
     "heartbeat": ({"type": "number", "minimum": 1, "maximum": 60}, "Seconds between two signs of life."),
     "thread": (_CURSOR, "The id of a conversation's first message."),
     "watcher": (_NAME, "The watcher whose stream this is, so that the bus knows who serves whom."),

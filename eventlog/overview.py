@@ -48,6 +48,7 @@ class Overview:
             name=state.name,
             known=self._store.known(name) or self._presence.knows(name),
             unread=await self._store.unread(state, wall_now()),
+            dead=await self._store.count_dead(name),
             cursor=state.cursor,
             paused=state.paused or self._store.agent(EVERYONE).paused,
             next_wake=_next(await self._leases.preview(name), state),

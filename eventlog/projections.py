@@ -13,10 +13,13 @@ import msgspec
 from eventlog.agents import AgentState, Limits, apply, concerned
 from eventlog.event import NAME, RESERVED, Event, fold
 from eventlog.queries import SQL
-from eventlog.seal import Id
+from eventlog.seal import Id, instant
 
 #: The tables that can be dropped and rebuilt.
-TABLES = ("agents", "wakes", "threads", "stops", "tokens", "dead_letters", "redactions")
+TABLES = ("agents", "wakes", "threads", "stops", "tokens", "dead_letters", "deadlines", "redactions")
+
+#: The type of the bus's message that tells of a deadline that has passed.
+DEADLINE = "DEADLINE"
 
 _Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -92,6 +95,17 @@ class _DeadLetter(msgspec.Struct, frozen=True):
     attempts: Id
 
 
+class _DeadLetterClosed(msgspec.Struct, frozen=True):
+    message_id: Id
+    agent: str
+    how: str
+
+
+class _Deadline(msgspec.Struct, frozen=True):
+    deadline: str
+    awaits: str = "read"
+
+
 class _Redacted(msgspec.Struct, frozen=True):
     message_id: Id
     reason: str
@@ -141,10 +155,9 @@ def _named(event: Event) -> list[tuple[str, str, bool]]:
 def _writes(event: Event) -> list[Write]:
     kind, fields = event.event, event.fields
     if kind == "message":
-        return [("put_thread", (fields["thread_id"], event.id, fields.get("hops", 0)))]
+        return [("put_thread", (fields["thread_id"], event.id, fields.get("hops", 0))), *_deadline(event)]
     if kind == "ack":
-        msgspec.convert(fields, _Ack)
-        return []
+        return [("read_deadlines", (event.agent, msgspec.convert(fields, _Ack).cursor))]
     if kind == "wake.started":
         wake = msgspec.convert(fields, _WakeStarted)
         limits = msgspec.json.encode(msgspec.convert(fields, Limits))
@@ -157,7 +170,11 @@ def _writes(event: Event) -> list[Write]:
         return [("end_wake", (end.outcome, end.by != "bus", event.id, end.time, *told, end.wake))]
     if kind == "dead_letter":
         letter = msgspec.convert(fields, _DeadLetter)
-        return [("put_dead_letter", (letter.message_id, event.id, letter.agent, letter.reason, letter.attempts))]
+        died = (letter.message_id, event.id, letter.agent, letter.reason, letter.attempts)
+        return [("put_dead_letter", died), ("drop_deadline", (letter.message_id,))]
+    if kind == "dead_letter.closed":
+        closed = msgspec.convert(fields, _DeadLetterClosed)
+        return [("close_dead_letter", (event.id, closed.how, closed.message_id))]
     if kind == "thread.stopped":
         return [("put_stop", (event.id, msgspec.convert(fields, _ThreadStopped).thread))]
     if kind == "thread.resumed":
@@ -179,6 +196,21 @@ def _writes(event: Event) -> list[Write]:
             ("erase", (redacted.message_id,)),
         ]
     return []
+
+
+def _deadline(event: Event) -> list[Write]:
+    """What a message says of deadlines: its own, and that of the message which it answers, or is the notice of."""
+    fields = event.fields
+    writes: list[Write] = []
+    if "deadline" in fields and event.sender not in RESERVED:
+        told = msgspec.convert(fields, _Deadline)
+        writes.append(("put_deadline", (event.id, event.agent, instant(told.deadline), told.awaits)))
+    answered = fields.get("reply_to")
+    if answered is not None and event.sender == "bus" and fields.get("type") == DEADLINE:
+        writes.append(("drop_deadline", (answered,)))
+    elif answered is not None:
+        writes.append(("answer_deadline", (answered, event.sender)))
+    return writes
 
 
 class Projector:

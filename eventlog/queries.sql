@@ -225,7 +225,64 @@ ON CONFLICT (message_id) DO NOTHING
 
 -- name: dead_letter
 -- What is known of a dead message.
-SELECT message_id, id, agent, reason, attempts FROM dead_letters WHERE message_id = :id
+SELECT message_id, id, agent, reason, attempts, closed, how FROM dead_letters WHERE message_id = :id
+
+-- name: dead_letters
+-- Dead letters in the order of their messages; of one agent, or NULL for all; only the open ones unless `all` is 1.
+SELECT message_id, id, agent, reason, attempts, closed, how FROM dead_letters
+WHERE message_id > :after AND (:agent IS NULL OR agent = :agent COLLATE NOCASE) AND (:all OR closed IS NULL)
+ORDER BY message_id LIMIT :limit
+
+-- name: count_dead_letters
+-- How many dead letters of an agent are open, counted up to a limit.
+SELECT count(*) FROM (
+    SELECT 1 FROM dead_letters WHERE agent = :agent COLLATE NOCASE AND closed IS NULL LIMIT :limit
+)
+
+-- name: close_dead_letter
+-- A person has dealt with a dead letter.
+UPDATE dead_letters SET closed = ?, how = ? WHERE message_id = ? AND closed IS NULL
+
+-- name: last_wake_covering
+-- The latest wake that covered a message.
+SELECT w.id, w.key, w.agent, w.after, w.through, w.attempt, w.watcher, w.node, w.limits, w.time, w.outcome, w.reported,
+       w.finished, w.finished_time, w.exit_code, w.duration_ms, w.detail, substr(e.request, 1, length(e.request) - 4)
+FROM wakes w JOIN events e ON e.id = w.id
+WHERE w.agent = :agent AND w.id > :id AND w.after < :id AND w.through >= :id
+ORDER BY w.id DESC LIMIT 1
+
+-- name: put_deadline
+-- A message that is to be read, or answered, by a time.
+INSERT INTO deadlines (message_id, agent, due, awaits) VALUES (?, ?, ?, ?)
+
+-- name: read_deadlines
+-- An agent has read up to a cursor.
+DELETE FROM deadlines WHERE agent = ? AND message_id <= ? AND awaits = 'read'
+
+-- name: answer_deadline
+-- A message has an answer; it counts if it is its recipient's. Who answers has read, too.
+DELETE FROM deadlines WHERE message_id = ? AND agent = ?
+
+-- name: drop_deadline
+-- A message is dead, or its sender was told that the deadline has passed.
+DELETE FROM deadlines WHERE message_id = ?
+
+-- name: deadlines_due
+-- The messages whose deadline has passed, the earliest first.
+SELECT message_id FROM deadlines WHERE due <= :wall ORDER BY due LIMIT :limit
+
+-- name: unreached
+-- An agent's messages after one, whatever became of them, with what decides whether their sender is told that the agent
+-- cannot be woken: `dead`; `woken` by a wake that began, or may have; `missed`, the latest that did not.
+SELECT id, sender, json_extract(header, '$.time'), expires,
+       EXISTS (SELECT 1 FROM dead_letters WHERE message_id = m.id),
+       EXISTS (SELECT 1 FROM wakes w WHERE w.agent = :agent AND w.id > m.id AND w.after < m.id AND w.through >= m.id
+                                       AND w.outcome IS NOT 'not_started'),
+       ifnull((SELECT max(w.id) FROM wakes w WHERE w.agent = :agent AND w.id > m.id AND w.after < m.id
+                                               AND w.through >= m.id), 0)
+FROM events m
+WHERE agent = :agent AND id > :after AND event = 'message'
+ORDER BY id LIMIT :limit
 
 -- name: dead
 -- Which of these messages (a JSON array of ids) are dead.

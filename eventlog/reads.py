@@ -65,13 +65,31 @@ class TokenRow(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message whose wakes are used up; `id` is the event that said so."""
+    """A message whose wakes are used up; `id` is the event that said so. `closed` is the event that closed it, None
+    while it is open; `how` is then `retried` or `dropped`.
+    """
 
     message_id: int
     id: int
     agent: str
     reason: str
     attempts: int
+    closed: int | None = None
+    how: str | None = None
+
+
+class Unreached(msgspec.Struct, frozen=True):
+    """What decides whether a message's sender is told that its agent cannot be woken. `time` and `expires` are RFC 3339
+    in UTC; `woken`: a wake covered it that began, or may have; `missed` is the latest that covered it (0: none).
+    """
+
+    id: int
+    sender: str
+    time: str
+    expires: str | None
+    dead: bool
+    woken: bool
+    missed: int
 
 
 _LIMITS = msgspec.json.Decoder(Limits)
@@ -241,6 +259,24 @@ def dead_letter(connection: sqlite3.Connection, message_id: int) -> DeadLetter |
     """What is known of a dead message; None for one that is not dead."""
     row = connection.execute(SQL["dead_letter"], {"id": message_id}).fetchone()
     return DeadLetter(*row) if row else None
+
+
+def dead_letters(
+    connection: sqlite3.Connection, agent: str | None, after: int, limit: int, closed: bool
+) -> list[DeadLetter]:
+    """Dead letters with message ids after `after`, in order; those that are closed only if `closed` asks for them."""
+    values = {"agent": agent, "after": after, "limit": limit, "all": int(closed)}
+    return [DeadLetter(*row) for row in connection.execute(SQL["dead_letters"], values)]
+
+
+def unreached(connection: sqlite3.Connection, agent: str, after: int, limit: int) -> list[Unreached]:
+    """The agent's messages after `after`, oldest first."""
+    values = {"agent": fold(agent), "after": after, "limit": limit}
+    rows = connection.execute(SQL["unreached"], values)
+    return [
+        Unreached(id_, sender, time, expires, bool(dead), bool(woken), missed)
+        for id_, sender, time, expires, dead, woken, missed in rows
+    ]
 
 
 def takes_part(connection: sqlite3.Connection, thread: int, agents: Collection[str]) -> bool:

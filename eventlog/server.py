@@ -107,7 +107,7 @@ async def _run(config: Config, desk: Desk, sock: socket.socket, url: str, *, as_
     """Serves until a signal comes, an append fails, or one of the side tasks ends."""
     server = _Server(config, desk, ready=lambda: _say_ready(config, desk.bus, url, as_json=as_json))
     side = {
-        asyncio.create_task(desk.bus.leases.run(), name="sweep"),
+        asyncio.create_task(desk.bus.sweep(), name="sweep"),
         asyncio.create_task(desk.bus.failed.wait(), name="failed"),
         asyncio.create_task(_keep_watchdog(), name="watchdog"),
     }

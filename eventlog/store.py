@@ -22,10 +22,10 @@ from eventlog.head import Head
 from eventlog.lineage import Log
 from eventlog.migrate import migrate
 from eventlog.projections import Agent, load_agents
-from eventlog.reads import DeadLetter, ThreadCount, TokenRow, WakeRow
+from eventlog.reads import DeadLetter, ThreadCount, TokenRow, Unreached, WakeRow
 from eventlog.wakes import Span
 
-__all__ = ["DeadLetter", "Log", "Store", "ThreadCount", "TokenRow", "WakeRow"]
+__all__ = ["DeadLetter", "Log", "Store", "ThreadCount", "TokenRow", "Unreached", "WakeRow"]
 
 #: The most that an answer without a `limit` holds.
 ANSWER_MAX = 10_000
@@ -209,6 +209,27 @@ class Store:
     async def dead_letter(self, message_id: int) -> DeadLetter | None:
         """What is known of a dead message; None for one that is not dead."""
         return await self._read(reads.dead_letter, message_id)
+
+    async def last_wake_covering(self, agent: str, message_id: int) -> WakeRow | None:
+        """The latest wake that covered a message to `agent`."""
+        return await self._one_wake(lambda c: reads.wakes(c, "last_wake_covering", agent=agent, id=message_id))
+
+    async def dead_letters(self, agent: str | None, after: int, limit: int, *, closed: bool) -> list[DeadLetter]:
+        """Dead letters of `agent` (None: of all) with message ids after `after`, in order; open ones, or with `closed`
+        those that were closed, too."""
+        return await self._read(reads.dead_letters, agent, after, limit, closed)
+
+    async def count_dead(self, agent: str, limit: int = ANSWER_MAX) -> int:
+        """How many dead letters of the agent are open; counted up to `limit`."""
+        return (await self._read(lambda c: reads.ids(c, "count_dead_letters", agent=agent, limit=limit)))[0]
+
+    async def deadlines_due(self, wall: str, limit: int) -> list[int]:
+        """The messages whose deadline has passed at `wall`, and whose sender was not told yet; the earliest first."""
+        return await self._read(lambda c: reads.ids(c, "deadlines_due", wall=wall, limit=limit))
+
+    async def unreached(self, agent: str, after: int, limit: int) -> list[Unreached]:
+        """The agent's messages after `after`, oldest first, with what decides about telling of them."""
+        return await self._read(reads.unreached, agent, after, limit)
 
     async def dead(self, ids: Collection[int]) -> set[int]:
         """Which of these messages are dead."""

@@ -64,6 +64,44 @@ class Died(Passed, frozen=True):
     attempts: int
 
 
+class Closed(Passed, frozen=True, omit_defaults=True):
+    """How a dead letter was closed (`retried`, `dropped`), and by whom; `retry` is the new message, `reason` what was
+    given for dropping it.
+    """
+
+    how: str
+    by: str
+    retry: int | None = None
+    reason: str | None = None
+
+
+class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A dead letter: the message's own words but its payload, why and when it died, and how its last wake ended
+    (`detail`). Times are RFC 3339. `message` is the message itself with its receipt, where one letter is asked for.
+    """
+
+    message_id: int
+    agent: str
+    from_agent: str
+    type: str
+    thread_id: int
+    sent: str
+    died: str
+    reason: str
+    attempts: int
+    detail: str
+    closed: Closed | None = None
+    message: msgspec.Raw | None = None
+
+
+class LettersPage(msgspec.Struct, frozen=True):
+    """Dead letters in the order of their messages; the next page begins at `cursor`."""
+
+    dead: tuple[Letter, ...]
+    cursor: int
+    has_more: bool
+
+
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a message has come. `status` is the furthest of accepted, woken, running, dead, read, replied: a dead
     message stays in the inbox, and may be read all the same.
@@ -150,11 +188,15 @@ class WatcherView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AgentView(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One agent: its inbox, its wakes, who serves it. `last_seen` is its last request, as far as this process knows."""
+    """One agent: its inbox, its wakes, who serves it. `dead` counts its open dead letters.
+
+    `last_seen` is its last request, as far as this process knows.
+    """
 
     name: str
     known: bool
     unread: int
+    dead: int
     cursor: int
     paused: bool
     next_wake: NextWake

@@ -248,6 +248,13 @@ class Query:
             raise BadRequest(f"{name} must be a whole number from 1 to {most}", code=code, field=name)
         return number
 
+    def flag(self, name: str) -> bool:
+        """Whether `name` is there, as `true` or bare."""
+        value = self.one(name)
+        if value not in (None, "", "true", "false"):
+            raise BadRequest(f"{name} must be true or false", field=name)
+        return value in ("", "true")
+
     def seconds(self, name: str, least: float, most: float, default: float) -> float:
         """A number of seconds."""
         value = self.one(name)

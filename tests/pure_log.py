@@ -63,6 +63,8 @@ class PureLog:
             self.append("ack", agent=agent, cursor=cursor)
 
     def grant(self, grant: Grant, limits: Limits, key: str, agent: str = "mel", node: str = "n") -> int:
+        newest = next((event for event in self.events if event.id == grant.through), None)
+        thread = None if newest is None else newest.fields.get("thread_id")
         return self.append(
             "wake.started",
             agent=agent,
@@ -72,6 +74,7 @@ class PureLog:
             attempt=grant.attempt,
             watcher="w",
             node=node,
+            **({} if thread is None else {"thread": thread}),
             **limits.kept,
         )
 

@@ -111,7 +111,19 @@ CREATE TABLE dead_letters (
     agent      TEXT NOT NULL,
     reason     TEXT NOT NULL,
     attempts   INTEGER NOT NULL
+, closed INTEGER, how TEXT) STRICT;
+
+CREATE INDEX dead_letters_open ON dead_letters (agent COLLATE NOCASE) WHERE closed IS NULL;
+
+CREATE TABLE deadlines (
+    message_id INTEGER PRIMARY KEY,
+    agent      TEXT NOT NULL,
+    due        TEXT NOT NULL,
+    awaits     TEXT NOT NULL
 ) STRICT;
+
+CREATE INDEX deadlines_due ON deadlines (due);
+CREATE INDEX deadlines_read ON deadlines (agent, message_id) WHERE awaits = 'read';
 
 CREATE TABLE redactions (
     message_id INTEGER PRIMARY KEY,

@@ -316,6 +316,12 @@ class TestWithoutTokens:
         assert anyone.call("POST", "/api/send", {"to_agent": "mel", "from_agent": "ann"}).status == 201
         assert anyone.call("GET", "/api/tokens").status == 200
 
+    def test_whoever_reads_an_inbox_is_taken_for_its_agent(self, anyone: Foreign) -> None:
+        anyone.send("reader", from_agent="ann")
+        assert "last_seen" not in anyone.call("GET", "/api/agents/reader").body
+        anyone.inbox("reader")
+        assert "last_seen" in anyone.call("GET", "/api/agents/reader").body
+
     def test_a_web_page_is_kept_out_all_the_same(self, anyone: Foreign) -> None:
         answer: Answer = anyone.call("GET", "/api/tokens", headers={"Origin": "https://evil.example"})
         assert answer.status == 403

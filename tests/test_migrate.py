@@ -157,6 +157,10 @@ INSERT INTO threads SELECT * FROM before;
 DROP TABLE before;
 UPDATE wakes SET limits = json_remove(limits, '$.max_wakes_per_hour');
 UPDATE agents SET state = json_remove(state, '$.wake.limits.max_wakes_per_hour');
+DROP TABLE deadlines;
+DROP INDEX dead_letters_open;
+ALTER TABLE dead_letters DROP COLUMN closed;
+ALTER TABLE dead_letters DROP COLUMN how;
 DELETE FROM migrations WHERE version > 1;
 """
 

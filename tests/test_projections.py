@@ -48,11 +48,21 @@ def token(name: str, agents: list[str], peer: str | None) -> Draft:
     return Draft("token.created", fields | ({"peer": peer} if peer else {}))
 
 
+def dated(**fields: Any) -> Draft:
+    return message(deadline="2026-01-01T00:00:00+01:00", **fields)
+
+
+def closed(message_id: int, agent: str, how: str) -> Draft:
+    return Draft("dead_letter.closed", {"message_id": message_id, "agent": agent, "how": how, "by": "admin"})
+
+
 #: Every kind of event, also such as no bus would append: what is derived must be a function of these, too.
 DRAFTS = st.one_of(
     st.builds(message, to=AGENTS, sender=AGENTS | st.sampled_from(("bus", "admin"))),
     st.builds(message, to=AGENTS, sender=AGENTS, thread_id=IDS, reply_to=IDS, hops=st.integers(0, 9)),
     st.builds(message, to=AGENTS, expires=st.just("2026-01-01T00:00:00+01:00")),
+    st.builds(dated, to=AGENTS, sender=AGENTS | st.just("bus"), awaits=st.sampled_from(("read", "replied"))),
+    st.builds(message, to=AGENTS, sender=st.just("bus"), type=st.just("DEADLINE"), reply_to=IDS),
     st.builds(ack, IDS, AGENTS),
     st.builds(started, IDS, IDS, AGENTS, key=st.sampled_from(("k1", "k2")), attempt=IDS, limits=LIMITS),
     st.builds(
@@ -69,6 +79,7 @@ DRAFTS = st.one_of(
         IDS,
         AGENTS,
     ),
+    st.builds(closed, IDS, AGENTS, st.sampled_from(("retried", "dropped"))),
     st.builds(token, st.sampled_from(("t1", "T1", "t2")), st.lists(AGENTS, max_size=2), st.none() | AGENTS),
     st.builds(lambda name: Draft("token.revoked", {"name": name}), st.sampled_from(("t1", "t2"))),
     st.builds(stopped, IDS),
@@ -123,7 +134,7 @@ def full(tmp_path: Path) -> Path:
     """A log whose every derived table holds something."""
     letter = Draft("dead_letter", {"message_id": 1, "agent": "mel", "reason": "r", "attempts": 3})
     drafts = [message(), message("Tony"), started(1), finished(3, "failed"), letter, token("t1", ["ann"], None)]
-    drafts.append(stopped(2))
+    drafts += [stopped(2), dated()]
     asyncio.run(live(tmp_path, [[[*drafts, Draft("redacted", {"message_id": 2, "reason": "r"})]]]))
     assert all(tables(tmp_path).values())
     return tmp_path

@@ -177,7 +177,7 @@ def test_a_redaction_is_no_damage_and_a_silent_erasure_is(folder: Path) -> None:
         ("DELETE FROM redactions", REDACTED),
         ("UPDATE threads SET messages = 2 WHERE id = 9", 9),
         ("UPDATE agents SET cursor = 6 WHERE name = 'mel'", 0),
-        ("INSERT INTO dead_letters VALUES (3, 4, 'mel', 'r', 1)", 3),
+        ("INSERT INTO dead_letters VALUES (3, 4, 'mel', 'r', 1, NULL, NULL)", 3),
         ("UPDATE tokens SET sha256 = 'cd'", 0),
         ("DROP INDEX events_agent", 0),
         ("DROP TRIGGER IF EXISTS events_kept", None),

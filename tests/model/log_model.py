@@ -105,16 +105,14 @@ class LogInMemory(PureLog):
                 return decision
 
     def _bury(self, state: AgentState, dead: Dead) -> None:
-        assert state.wake is not None
-        row = self.wake_row(state.wake.id)
-        assert row is not None
-        detail = f"the last wake ended {row.outcome}" + (f": {row.detail}" if row.detail else "")
         letter = {"agent": state.name, "reason": "max_attempts", "attempts": dead.attempts}
         for message in self.alive(state.name, dead.first - 1, dead.last):
             self._draft(Draft("dead_letter", {"message_id": message.id, **letter}))
             if message.sender in RESERVED:
                 continue
             told = message.fields
+            row = [r for r in self.wake_rows() if r.agent == state.name and r.after < message.id <= r.through][-1]
+            detail = f"the last wake ended {row.outcome}" + (f": {row.detail}" if row.detail else "")
             fields = {
                 "from_agent": "bus",
                 "to_agent": told["from_agent"],
@@ -222,8 +220,40 @@ class LogInMemory(PureLog):
         for event in self.events:
             if event.event == "dead_letter" and event.fields["message_id"] == message:
                 told = event.fields
-                return DeadLetter(message, event.id, told["agent"], told["reason"], told["attempts"])
+                ends = (
+                    (e.id, e.fields["how"])
+                    for e in self.events
+                    if e.event == "dead_letter.closed" and e.fields["message_id"] == message
+                )
+                closed, how = next(ends, (None, None))
+                return DeadLetter(message, event.id, told["agent"], told["reason"], told["attempts"], closed, how)
         return None
+
+    def open_letters(self, agent: str | None = None) -> list[int]:
+        """The dead messages that nobody has dealt with, in order."""
+        letters = [letter for letter in map(self.letter, sorted(self.dead())) if letter is not None]
+        return [one.message_id for one in letters if one.closed is None and agent in (None, one.agent)]
+
+    def overdue(self) -> list[int]:
+        """The messages whose deadline has passed and that nothing since has made good, by definition."""
+        return [
+            event.id
+            for event in self.events
+            if event.event == "message"
+            and event.fields.get("deadline", "~") <= self.wall_text()
+            and not any(self._made_good(event, later) for later in self.events[event.id :])
+        ]
+
+    @staticmethod
+    def _made_good(message: Event, later: Event) -> bool:
+        """Whether `later` is what the message's deadline awaits, or its dead letter."""
+        told = later.fields
+        if later.event == "ack":
+            read = later.agent == message.agent and told["cursor"] >= message.id
+            return read and message.fields["awaits"] == "read"
+        if later.event == "message":
+            return told.get("reply_to") == message.id and later.sender == message.agent
+        return later.event == "dead_letter" and told["message_id"] == message.id
 
     def token_rows(self) -> list[TokenRow]:
         """Every token whose name was not taken again, oldest first."""

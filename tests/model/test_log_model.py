@@ -45,14 +45,19 @@ LIMITS = [
 OUTCOMES = ("ok", "failed", "timeout", "interrupted", "not_started")
 
 T = TypeVar("T")
-Post = tuple[str, int, int | None, int]
+Post = tuple[str, int, int | None, int, str | None]
 
 agents = st.sampled_from(AGENTS)
 keys = st.sampled_from([f"k{n}" for n in range(8)])
 STEPS_S = st.sampled_from([5.0, 30.0, 130.0, 700.0])
-#: Messages of one request: to whom, with which payload, in how many seconds it expires, in which thread (by place).
+#: Messages of one request: to whom, with which payload, in how many seconds it expires, in which thread (by place), and
+#: what is awaited by a deadline soon.
 posts: st.SearchStrategy[Post] = st.tuples(
-    agents, st.integers(0, 3), st.sampled_from([None, None, 30, 1000]), st.integers(0, 5)
+    agents,
+    st.integers(0, 3),
+    st.sampled_from([None, None, 30, 1000]),
+    st.integers(0, 5),
+    st.sampled_from([None, None, "read", "replied"]),
 )
 
 
@@ -96,8 +101,10 @@ class LogModel(RuleBasedStateMachine):
 
     def _request(self, sender: str, wanted: list[Post], key: str | None) -> Append:
         drafts = []
-        for to, payload, expires_s, parent in wanted:
+        for to, payload, expires_s, parent, awaits in wanted:
             fields: dict[str, Any] = {} if expires_s is None else {"expires": self.log.wall_text(expires_s)}
+            if awaits is not None:
+                fields |= {"deadline": self.log.wall_text(100), "awaits": awaits}
             sent = self.log.select(lambda event: event.event == "message")
             if parent and len(sent) >= parent:
                 first = self.log.events[sent[-parent] - 1]
@@ -154,6 +161,16 @@ class LogModel(RuleBasedStateMachine):
         sent = self.log.select(lambda event: event.event == "message")
         if len(sent) > back:
             self._append(Append((Draft("redacted", {"message_id": sent[-1 - back], "reason": "asked to"}),)))
+
+    @rule(back=st.integers(0, 2), how=st.sampled_from(["retried", "dropped"]))
+    def close_a_dead_letter(self, back: int, how: str) -> None:
+        dead = sorted(self.log.dead())
+        if len(dead) > back:
+            letter = self.log.letter(dead[-1 - back])
+            assert letter is not None
+            fields = {"message_id": letter.message_id, "agent": letter.agent, "how": how, "by": "admin"}
+            key = Key("dead:", str(letter.message_id), hashlib.sha256(how.encode()).digest())
+            self._append(Append((Draft("dead_letter.closed", fields),), key=key))
 
     # ---- wakes ------------------------------------------------------------------------------------------------------
 
@@ -270,6 +287,13 @@ class LogModel(RuleBasedStateMachine):
         assert [await store.wake(row.id) for row in rows] == rows
         assert [await store.wake_by_key(row.key) for row in rows] == rows
         assert await store.dead(range(1, len(events) + 1)) == set(log.dead())
+        assert sorted(await store.deadlines_due(log.wall_text(), 1000)) == log.overdue()
+        letters = [log.letter(message) for message in sorted(log.dead())]
+        assert await store.dead_letters(None, 0, 1000, closed=True) == letters
+        for agent in (None, *AGENTS):
+            still = await store.dead_letters(agent, 0, 1000, closed=False)
+            assert [letter.message_id for letter in still] == log.open_letters(agent)
+        assert [await store.count_dead(agent) for agent in AGENTS] == [len(log.open_letters(a)) for a in AGENTS]
 
     @rule(after=st.integers(0, 20), limit=st.integers(1, 20))
     def every_agent_reads(self, after: int, limit: int) -> None:
