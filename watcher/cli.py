@@ -156,6 +156,7 @@ def init() -> None:
     default="openclaw",
     help="A pointer to the inbox (openclaw), or one turn for each message (openclaw-agent).",
 )
+@click.option("--name", metavar="NAME", default="", help="The watcher's name; by default the machine's.")
 @click.option("--url", metavar="URL", default="", help="The address of the bus, if it is not on this machine.")
 @click.option("--force", is_flag=True, help="Write over a configuration that is there.")
 @_json
@@ -165,6 +166,7 @@ def init_openclaw(
     profile: str,
     agents: tuple[str, ...],
     waker: Literal["openclaw", "openclaw-agent"],
+    name: str,
     url: str,
     force: bool,
     as_json: bool,
@@ -176,7 +178,7 @@ def init_openclaw(
     found = openclaw.read(openclaw_config or openclaw.place(os.environ, profile), os.environ)
     default = _default_config()
     written = initial.openclaw(
-        found, config or default, waker=waker, only=agents, url=url, force=force, default=default
+        found, config or default, waker=waker, only=agents, name=name, url=url, force=force, default=default
     )
     if as_json:
         files = [str(written.config), str(written.secret_file)]

@@ -33,17 +33,20 @@ def openclaw(
     *,
     waker: OpenClawWaker = "openclaw",
     only: Sequence[str] = (),
+    name: str = "",
     url: str = "",
     force: bool = False,
     default: Path,
 ) -> Written:
     """Write a configuration for OpenClaw's agents, all or `only` these, and its secret to a file of its own.
 
-    `default` is the file that other commands take by themselves.
+    `name` is the watcher's, by default the machine's; `default` is the file that other commands take by themselves.
 
     Raises ConfigError if there is a file already and no `force`, or if this OpenClaw cannot be woken as it is.
     """
-    config = config.absolute()
+    config, name = config.absolute(), name or host_name()
+    if not NAME.match(name) or fold(name) in RESERVED:
+        raise ConfigError(f"{name!r} cannot be the name of a watcher")
     agents = _chosen(found, only)
     secret = _secret(found, waker)
     secret_file = config.with_name("hooks-token" if waker == "openclaw" else "gateway-token")
@@ -55,7 +58,7 @@ def openclaw(
     base = found.url if found.hooks_path == "/hooks" or waker != "openclaw" else found.url + found.hooks_path
     lines = [
         f"# Wakes the agents of {found.path}.",
-        f"name = {_text(host_name())}",
+        f"name = {_text(name)}",
         "[bus]",
         f"url = {_text(url or BusSettings().url)}",
         f"token_file = {_text(str(token_file))}",
@@ -72,7 +75,11 @@ def openclaw(
     except OSError as error:
         raise ConfigError(f"cannot write {error.filename or config}: {error.strerror}") from error
     return Written(
-        config, secret_file, agents, tuple(_warnings(found, waker, agents)), _steps(config, agents, token_file, default)
+        config,
+        secret_file,
+        agents,
+        tuple(_warnings(found, waker, agents)),
+        _steps(config, name, agents, token_file, default),
     )
 
 
@@ -115,10 +122,10 @@ def _warnings(found: OpenClaw, waker: OpenClawWaker, agents: Sequence[str]) -> I
             yield f"hooks.allowedAgentIds does not name {agent}: the gateway will refuse its wakes with 400"
 
 
-def _steps(config: Path, agents: Sequence[str], token_file: Path, default: Path) -> tuple[str, ...]:
+def _steps(config: Path, name: str, agents: Sequence[str], token_file: Path, default: Path) -> tuple[str, ...]:
     named = " ".join(f"--agent {agent}" for agent in agents)
     shown = "" if config == default.absolute() else f" --config {config}"
-    create = f"eventlog token create {host_name()} --kind watcher {named}"
+    create = f"eventlog token create {name} --kind watcher {named}"
     return (
         f"(umask 077; {create} > {token_file})",
         f"bus-watcher check{shown}",

@@ -44,10 +44,11 @@ def test_what_is_written_wakes_every_agent_by_its_hook(tmp_path: Path) -> None:
 
 
 def test_a_turn_for_each_message_needs_the_gateways_own_secret(tmp_path: Path) -> None:
-    written = write(tmp_path, waker="openclaw-agent", only=["tony"], url="http://bus:8091")
+    written = write(tmp_path, waker="openclaw-agent", only=["tony"], name="minipc-ops", url="http://bus:8091")
     config = Config.load(written.config)
     tony = config.agents["tony"]
-    assert (list(config.agents), config.bus.url) == (["tony"], "http://bus:8091")
+    assert (config.name, list(config.agents), config.bus.url) == ("minipc-ops", ["tony"], "http://bus:8091")
+    assert "eventlog token create minipc-ops --kind watcher --agent tony >" in written.steps[0]
     assert (tony.waker, tony.deliver) == ("openclaw-agent", "each")
     assert Path(tony.token_file).read_text() == "the-gateways-own\n"
 
@@ -77,6 +78,7 @@ def test_nothing_is_written_over_unless_it_is_said(tmp_path: Path) -> None:
         ({"hooks_token": ""}, {}, "no hooks.token that can be read"),
         ({"gateway_token": ""}, {"waker": "openclaw-agent"}, "OPENCLAW_GATEWAY_TOKEN"),
         ({"gateway_auth": "none"}, {"waker": "openclaw-agent"}, "gateway.auth.mode is 'none'"),
+        ({}, {"name": "mini pc"}, "'mini pc' cannot be the name of a watcher"),
         ({}, {"only": ["bob"]}, "has no agent 'bob'; it has tony, mel.b"),
         ({"agents": ("a b",)}, {}, "no agent of the name 'a b'"),
         ({"agents": ("admin",)}, {}, "no agent of the name 'admin'"),
