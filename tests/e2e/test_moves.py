@@ -12,7 +12,8 @@ from typing import Any, Self
 import pytest
 
 from tests.e2e.old_bus import OldBus
-from tests.e2e.pages import Reader
+from tests.e2e.old_pair import PAIR, OldProgram
+from tests.e2e.pages import ADDRESS, Reader
 from tests.support import DEADLINE_S, ROOT, clean_environment, free_port, until
 
 pytestmark = pytest.mark.e2e
@@ -145,3 +146,57 @@ def test_from_the_flask_bus(tmp_path: Path) -> None:
         page.open_terminal("bus-watcher run")
         fleet.works()
         until(lambda: json.loads(page.type("eventlog agents --json"))["agents"][0]["unread"] == 0)
+
+
+class OldPair:
+    """planner and builder, which call each other's handlers; what their agents did stands in `turns`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "release").touch()
+        self.planner = OldProgram("planner", folder, "the-old-secret")
+        self.builder = OldProgram("builder", folder, "the-old-secret")
+        self.planner.post_to = f"http://127.0.0.1:{self.builder.port}"
+        self.builder.post_to = f"http://127.0.0.1:{self.planner.port}"
+        self._talks = 0
+
+    def talks(self) -> None:
+        """planner sends a TASK, and they talk until builder has said that the work is ready."""
+        self._talks += 1
+        self.planner.post({"type": "TASK", "payload": self._talks})
+        until(lambda: self.turns().count("planner ends PR_READY") == self._talks, why=lambda: "\n".join(self.turns()))
+
+    def turns(self) -> list[str]:
+        """What the agents noted."""
+        path = self.folder / "turns"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+def test_from_the_in_handler_call(tmp_path: Path) -> None:
+    home, work, port = tmp_path / "home", tmp_path / "work", str(free_port())
+    work.mkdir()
+    pair = OldPair(work)
+    swaps = {ADDRESS: f"127.0.0.1:{port}", "9001": str(pair.planner.port), "9002": str(pair.builder.port)}
+    page = Reader("how-to/from-in-handler-calls.md", home, swaps, env={"EVENTLOG_PORT": port})
+    with pair.planner, pair.builder, page:
+        pair.talks()
+        page.do("1. Start the bus")
+        page.do("2. Let a watcher call the handlers")
+        pair.talks()
+
+        page.do("3. Send through the bus")
+        for program in (pair.planner, pair.builder):  # one after the other
+            program.post_to = f"http://127.0.0.1:{port}"
+            program.secret = (home / "pair" / f"{program.name}.token").read_text().strip()
+            pair.talks()
+
+        # The handlers' agent, as a command.
+        agent = home / "pair" / "agent"
+        agent.write_text(f'#!/bin/sh\nexec {sys.executable} {PAIR} {work} "$1"\n')
+        agent.chmod(0o700)
+        page.interrupt(2)
+        pair.builder.stop()
+        pair.planner.stop()
+        page.do("4. Let the watcher run the agents")
+        pair.talks()
+        page.do("5. Take the secret out of the prompt")
