@@ -21,7 +21,9 @@ DEFAULT_URL: Final = "http://127.0.0.1:8091"
 OPENCLAW_URL: Final = "http://127.0.0.1:18789"
 #: Wakers that are part of this program; others come from the entry point group `bus_watcher.wakers`.
 BUILT_IN_WAKERS: Final = ("command", "webhook", "openclaw", "openclaw-agent")
-#: Those of them that print nothing which could be a run's reply.
+#: Settings that mean nothing where no run is.
+FOR_RUNS: Final = frozenset({"reply", "input", "prompt_file"})
+#: Those wakers that print nothing which could be a run's reply.
 SILENT_WAKERS: Final = ("webhook", "openclaw")
 #: What a waker chooses where nobody said otherwise. OpenClaw holds back more than 5 starts of an agent a minute.
 OWN_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -252,6 +254,9 @@ class _Checker:
         if not agents:
             mend = 'add one, as in [agents.mel] with command = ["wake-mel"]'
             self.wrong(("agents",), "no agent is named", mend)
+        if not any(one.deliver == "each" for one in agents.values()):
+            for key in FOR_RUNS & defaults.keys():
+                self.wrong(("defaults", key), f"{key} is for runs", 'add deliver = "each", or leave it out')
         twice = [name for name in agents if [fold(other) for other in agents].count(fold(name)) > 1]
         for name in twice[1:]:
             self.wrong(("agents", name), f"agent {name!r} is named twice", "names are compared without regard to case")
@@ -300,9 +305,8 @@ class _Checker:
         if waker == "openclaw-agent":
             where = (*at, "deliver") if "deliver" in own else ("defaults", "deliver")
             self.wrong(where, f"the waker {waker!r} gives each message a turn of its own", 'write deliver = "each"')
-        for name in ("reply", "input", "prompt_file"):
-            if name in own:
-                self.wrong((*at, name), f"{name} is for runs", 'add deliver = "each", or leave it out')
+        for name in FOR_RUNS & own.keys():
+            self.wrong((*at, name), f"{name} is for runs", 'add deliver = "each", or leave it out')
         return {}
 
     def template(self, at: tuple[str, ...], named: str, own: Mapping[str, Any]) -> str:

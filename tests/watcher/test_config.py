@@ -109,6 +109,7 @@ def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
         ("timeout = 200", 'ack = "exti"', 6, "ack is 'exti', not one of agent, exit, none"),
         ("timeout = 200", 'deliver = "one"', 6, "deliver is 'one', not one of all, each"),
         ('["wake-mel"]', '["wake-mel"]\nreply = "stdout"', 10, 'reply is for runs; add deliver = "each"'),
+        ("timeout = 200", 'reply = "stdout"', 6, "reply is for runs"),
         ('["wake-mel"]', '["wake-mel"]\ninput = "prompt"', 10, "input is for runs"),
         ('["wake-mel"]', '["wake-mel"]\nprompt_file = "x"', 10, "prompt_file is for runs"),
         ("timeout = 100", 'deliver = "each"\nreply = "stdout"', 14, "the waker 'openclaw' prints nothing"),
