@@ -78,6 +78,8 @@ class TestThePair:
         # The turn goes on for as long as it likes; who sent its message has long been answered.
         assert scene.events("wake.finished") == []
         assert took_s < 5
+        (sent,) = scene.events("message")
+        assert scene.admin.call("GET", f"/api/messages/{sent['id']}").body["receipt"]["status"] == "running"
         scene.release()
         until(lambda: turns.read_text().endswith("planner ends PR_READY\n"))
         events = scene.at_rest("planner", "builder")
@@ -119,6 +121,7 @@ class TestRuns:
         (answer,) = answers(scene, first)
         assert (answer["from_agent"], answer["to_agent"], answer["payload"]) == ("mel", "boss", "answer 3")
         assert (answer["thread_id"], answer["reply_to"]) == (first, first)
+        assert scene.admin.call("GET", f"/api/messages/{first}").body["receipt"]["status"] == "replied"
         events = scene.at_rest(deadline_s=60)
         assert outcomes(scene) == ["failed", "failed", "ok"] * 2
         through = [event["through"] for event in events if event["event"] == "wake.started"]

@@ -33,6 +33,7 @@ ELSEWHERE: Final = {
     "eventlog/install.py": "units are written by a person's call",
     "eventlog/lock.py": "who owns the folder; void when the process is gone",
     "eventlog/maintenance.py": "a person's tool, on a log that no bus serves",
+    "watcher/init.py": "a configuration is written by a person's call",
     "watcher/install.py": "units are written by a person's call",
     "eventlog/systemd.py": "units are written by a person's call",
     "eventlog/crashpoint.py": "the switch itself",
