@@ -11,7 +11,8 @@ import json
 import re
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 #: What each of its texts begins with.
@@ -36,14 +37,6 @@ class Seen:
         return "\n".join(self.texts)
 
 
-@dataclass
-class Held:
-    """How long the double takes before it answers; set while a test needs a slow model."""
-
-    seconds: float = 0.0
-    released: threading.Event = field(default_factory=threading.Event)
-
-
 class Model(http.server.ThreadingHTTPServer):
     """The double; a context manager. `seen` is every request, oldest first."""
 
@@ -52,7 +45,8 @@ class Model(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Request)
         self.seen: list[Seen] = []
-        self.held = Held()
+        self._open = threading.Event()
+        self._open.set()
 
     @property
     def url(self) -> str:
@@ -63,12 +57,25 @@ class Model(http.server.ThreadingHTTPServer):
         """The requests that began a turn, for one model or for all."""
         return [one for one in list(self.seen) if one.begins and model in ("", one.model)]
 
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Callable[[], None]]:
+        """Nothing is answered until what this gives is called, or the context ends."""
+        self._open.clear()
+        try:
+            yield self._open.set
+        finally:
+            self._open.set()
+
+    def wait_open(self) -> None:
+        """Return when answers are not held back."""
+        self._open.wait()
+
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.held.released.set()
+        self._open.set()
         self.shutdown()
         self.server_close()
 
@@ -115,8 +122,7 @@ class _Request(http.server.BaseHTTPRequestHandler):
         begins = not any(one["role"] == "tool" for one in turn)
         texts = tuple(text_of(one) for one in turn)
         self.server.seen.append(Seen(time.time(), body["model"], texts, begins))
-        if self.server.held.seconds:
-            self.server.held.released.wait(self.server.held.seconds)
+        self.server.wait_open()
         said = answer(turn)
         ends = "tool_calls" if "tool_calls" in said else "stop"
         self.send_response(200)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.openclaw.conftest import TURN_S, OpenClawScene
+from tests.openclaw.relay import Relay
 from tests.scene import Scene, Watch
 from tests.support import until
 from watcher import cli as watcher_cli
@@ -75,6 +76,24 @@ def test_one_turn_for_each_message_whose_reply_goes_back(openclaw: OpenClawScene
         assert f"question {number}" in replies[message_id]
 
 
+def test_a_connection_cut_in_a_turn_leads_to_no_second_turn(
+    openclaw: OpenClawScene, scene: Scene, watch: Watch
+) -> None:
+    before = len(openclaw.model.turns("mel"))
+    table = {"waker": "openclaw-agent", "reply": "stdout", "max_attempts": 1}
+    with Relay(openclaw.gateway.url) as relay, openclaw.model.holding() as release:
+        with watch(openclaw.table("mel", url=relay.url, **table)):
+            scene.boss.send("mel", "a long question")
+            until(lambda: len(openclaw.model.turns("mel")) > before, TURN_S)
+            relay.cut()
+            until(lambda: relay.made == 2, TURN_S)
+            release()
+            scene.at_rest("mel", deadline_s=TURN_S)
+    assert len(openclaw.model.turns("mel")) == before + 1
+    (reply,) = scene.boss.inbox("boss")["messages"]
+    assert "a long question" in reply["payload"]
+
+
 def test_what_is_wrong_is_told_and_tried_again_as_it_deserves(
     openclaw: OpenClawScene, scene: Scene, watch: Watch, tmp_path: Path
 ) -> None:
@@ -124,17 +143,15 @@ def test_a_gateway_killed_after_its_200_still_leads_to_turns_by_new_wakes(
 ) -> None:
     """The pointer is lost with the gateway: the ack deadline brings it again. A run that was cut off fails and is tried
     again."""
-    openclaw.model.held.seconds = 600.0
     tables = openclaw.table("tony", ack_within=15) + openclaw.table("mel", waker="openclaw-agent", reply="stdout")
-    with watch(tables):
+    with openclaw.model.holding() as release, watch(tables):
         before = len(openclaw.model.turns("mel"))
         scene.boss.send("mel", "a question")
         until(lambda: len(openclaw.model.turns("mel")) > before, TURN_S)
         scene.boss.send("tony", "a word")
         until(lambda: scene.events_of("tony", "wake.finished"), TURN_S)
         openclaw.gateway.kill()
-        openclaw.model.held.released.set()
-        openclaw.model.held.seconds = 0.0
+        release()
         assert [event["outcome"] for event in scene.events_of("tony", "wake.finished")] == ["ok"]
         back = time.time()
         openclaw.gateway.start()
