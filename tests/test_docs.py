@@ -19,6 +19,7 @@ from eventlog.config import settings
 from eventlog.event import KINDS
 from watcher import cli as watcher_cli
 from watcher import config as watcher_config
+from watcher import settings as watcher_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -47,9 +48,9 @@ def test_the_reference_has_no_setting_that_the_bus_does_not_have() -> None:
 
 #: Where each of the watcher's tables stands in the reference.
 TABLES = {
-    "### [bus]": watcher_config.BusSettings,
-    "### [limits]": watcher_config.LimitSettings,
-    "### [defaults] and [agents.NAME]": watcher_config.AgentSettings,
+    "### [bus]": watcher_settings.BusSettings,
+    "### [limits]": watcher_settings.LimitSettings,
+    "### [defaults] and [agents.NAME]": watcher_settings.AgentSettings,
 }
 
 
@@ -71,7 +72,7 @@ def watcher_row(field: "dataclasses.Field[object]") -> str:
 
 def test_no_table_of_the_watcher_is_missing() -> None:
     kinds = [
-        kind for kind in vars(watcher_config).values() if inspect.isclass(kind) and kind.__name__[-8:] == "Settings"
+        kind for kind in vars(watcher_settings).values() if inspect.isclass(kind) and kind.__name__[-8:] == "Settings"
     ]
     assert set(kinds) == set(TABLES.values())
 

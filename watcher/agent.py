@@ -11,9 +11,9 @@ import structlog
 from eventlog import errors
 from eventlog.event import fold
 from watcher import runs
-from watcher.config import AgentSettings
 from watcher.folder import Broken, KeyFolder
 from watcher.link import Link, either
+from watcher.settings import AgentSettings
 from watcher.shim import boottime, reached
 from watcher.spawn import apart, run_shim
 from watcher.state import State

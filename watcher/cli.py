@@ -16,7 +16,7 @@ import click
 from eventlog.errors import EXIT_CONFIG, ConfigError, EventlogError, Locked
 
 if TYPE_CHECKING:
-    from watcher.config import AgentSettings
+    from watcher.settings import AgentSettings
 
 EXIT_NO: Final = 1
 EXIT_LOCKED: Final = 69

@@ -9,8 +9,9 @@ from typing import Final, Literal
 
 from eventlog.errors import ConfigError
 from eventlog.event import NAME, RESERVED, fold
-from watcher.config import BusSettings, host_name
+from watcher.config import host_name
 from watcher.openclaw_config import OpenClaw
+from watcher.settings import BusSettings
 
 OpenClawWaker = Literal["openclaw", "openclaw-agent"]
 _ENABLE: Final = 'add hooks: { enabled: true, token: "a long random text" } to it and restart the gateway'

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventlog.errors import EventlogError, TooLarge
-from watcher.config import AgentSettings
 from watcher.prompt import prompt
+from watcher.settings import AgentSettings
 from watcher.shim import reached
 from watcher.wake import Granted
 

@@ -9,7 +9,7 @@ import msgspec
 
 from eventlog.errors import Unreachable
 from watcher import wakers
-from watcher.config import AgentSettings
+from watcher.settings import AgentSettings
 
 #: The bus's longest time until the next ask; an answer that names a longer one, or none, is not trusted.
 RETRY_S_MAX: Final = 300.0

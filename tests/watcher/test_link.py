@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from watcher.config import BusSettings, Config, LimitSettings
+from watcher.config import Config
 from watcher.link import Link
+from watcher.settings import BusSettings, LimitSettings
 
 
 def link() -> Link:

@@ -13,8 +13,8 @@ from tests.watcher.conftest import Watch
 from tests.watcher.fake_bus import FakeBus, problem
 from tests.watcher.support import pids_in, until
 from watcher import runs, show
-from watcher.config import AgentSettings
 from watcher.prompt import default_template
+from watcher.settings import AgentSettings
 from watcher.wake import Granted, grant
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ import pytest
 
 from tests.watcher.support import make_folder
 from watcher import wakers
-from watcher.config import AgentSettings
+from watcher.settings import AgentSettings
 from watcher.wake import Granted, grant
 from watcher.wakers import NotStarted, command, openclaw, webhook
 from watcher.wakers.__main__ import main

@@ -23,7 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from watcher.config import BUILT_IN_WAKERS, AgentSettings
+from watcher.settings import BUILT_IN_WAKERS, AgentSettings
 from watcher.wakers import command
 
 #: The entry point group of wakers that are not part of this program.
