@@ -80,6 +80,14 @@ class TestPairs:
     def test_requests_and_their_answers_never_count(self, loop: Detectors) -> None:
         assert not any(loop.refused("a", "b", 0) or loop.refused("b", "a", 1) for _ in range(2000))
 
+    def test_an_answer_to_a_request_is_taken_from_two_at_the_limit(self, loop: Detectors) -> None:
+        for _ in range(30):
+            assert not loop.refused("a", "b", 2)
+            assert not loop.refused("b", "a", 3)
+        assert not loop.refused("a", "b", 4)
+        assert not loop.refused("b", "a", 1)
+        assert loop.refused("b", "a", 5)
+
     def test_chains_and_bulk_are_counted_apart(self, loop: Detectors) -> None:
         """Many messages from one, without a cause, and a chain of the other's are no conversation."""
         assert not any(loop.refused("a", "b", 0) or loop.refused("b", "a", 2) for _ in range(500))

@@ -116,7 +116,7 @@ async def test_a_thread_that_was_let_go_on_has_its_whole_allowance_again(tmp_pat
     async with opened(tmp_path, max_hops=4) as log:
         sent = await replies(log, ("tony", "mel"), 20)
         assert len(sent) == 5
-        await log.thread_resume(sent[0].id, by="admin")
+        await asyncio.gather(*(log.thread_resume(sent[0].id, by="admin") for _ in range(5)))
         await log.thread_resume(sent[0].id, by="admin")
         more = await replies(log, ("tony", "mel"), 20, sent[-1])
         assert [await hops_of(log, one) for one in more[1:]] == [5, 6, 7, 8]
@@ -229,15 +229,18 @@ async def test_pollers_in_a_ring_are_stopped(tmp_path: Path) -> None:
         assert told["agents"] == ["Bob", "cat", "ann"]
         await refused(send(log, "bob", sender="ann"))
         await refused(send(log, "ann", sender="cat"))
-        await send(log, "ann", sender="bob")
         await log.thread_resume(sent[-1].id, by="admin")
-        await send(log, "bob", sender="ann")
+        assert len(await talk(log, ("ann", "bob", "cat"))) == 60
+        await send(log, "ann", sender="bob")
 
 
 async def test_what_a_person_says_counts_for_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         assert len(await talk(log, ("admin", "mel"))) == 200
         assert len(await talk(log, ("admin", "mel", "tony"))) == 200
+        for _ in range(5):  # each piece of work goes round, and each is a person's
+            await send(log, "ann", sender="admin")
+            assert len(await talk(log, ("ann", "bob", "cat"), 30)) == 30
 
 
 # ---- what stays, and who is told ------------------------------------------------------------------------------------

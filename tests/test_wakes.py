@@ -251,8 +251,10 @@ class TestHoldingBack:
         assert log.decide(limits) == Nothing("wakes_per_hour", 100)
         log.restart()
         assert log.decide(limits) == Nothing("wakes_per_hour", 100)
+        assert log.decide(Limits(max_wakes_per_hour=1)) == Nothing("wakes_per_hour", 300)
         log.now += 100
         assert isinstance(log.decide(limits), Grant)
+        assert log.decide(Limits(max_wakes_per_hour=1)) == Nothing("wakes_per_hour", 300)
 
     def test_an_hours_wakes_do_not_count_one_that_never_began(self, log: PureLog) -> None:
         limits = Limits(max_wakes_per_hour=1)
