@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+import structlog
 
-from eventlog.engine import Append, Engine, Key
+from eventlog.engine import Append, Appended, Engine, Key
 from eventlog.errors import TooManyRequests
 from eventlog.event import RESERVED, Draft, Event, fold
 from eventlog.loops import Pairs, Rings
@@ -29,6 +30,8 @@ REASONS = {
     "pair_rate": ("pair_rate_max", "they answered each other more than {limit} times a minute"),
     "cycle": ("cycle_steps_max", "they went round and round for {limit} messages in one rhythm"),
 }
+
+_log = structlog.get_logger()
 
 
 class LoopLimits(msgspec.Struct, frozen=True):
@@ -206,7 +209,9 @@ class Stops:
             "limit": refusal.limit,
             "by": "bus",
         }
-        await self._engine.append(Append((Draft("thread.stopped", told),), key=_key(refusal.key)))
+        done = await self._engine.append(Append((Draft("thread.stopped", told),), key=_key(refusal.key)))
+        if isinstance(done, Appended):
+            _log.warning("a loop was stopped", thread=refusal.thread, agents=agents, reason=refusal.reason)
 
     def _stands(self, placed: Placed, sender: str, recipient: str) -> Refusal | None:
         """What is stopped already."""
