@@ -28,7 +28,7 @@ from eventlog.event import KINDS, Draft
 from eventlog.leases import Leases
 from eventlog.sqlite_engine import SqliteEngine
 from eventlog.stops import Stops
-from eventlog.store import Store
+from eventlog.store import Store, ThreadCount
 from eventlog.wakes import Ask, Granted, Report
 from tests.appends import message
 from tests.model.log_model import LogInMemory
@@ -330,6 +330,9 @@ class LogModel(RuleBasedStateMachine):
         assert await store.replies(id_) == log.select(lambda e: e.fields.get("reply_to") == id_)
         thread = event.fields["thread_id"]
         assert [e.id for e in await store.thread(thread)] == log.select(lambda e: e.fields.get("thread_id") == thread)
+        woken = log.select(lambda e: e.event == "wake.started" and e.fields.get("thread") == thread)
+        messages = log.select(lambda e: e.fields.get("thread_id") == thread)
+        assert await store.message_in_thread(id_) == (found, ThreadCount(thread, len(messages), 0, len(woken)))
         covering = [r for r in log.wake_rows() if r.agent == event.agent and r.after < id_ <= r.through]
         assert await store.wakes_covering(event.agent, id_) == covering
 
