@@ -6,7 +6,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from eventlog.errors import BadRequest, EventlogError, TooLarge
-from eventlog.web import ABORT, problem
+from eventlog.web import ABORT, WHOLE, problem
 
 
 class Connection(HttpToolsProtocol):
@@ -69,6 +69,11 @@ class Connection(HttpToolsProtocol):
             self._refusal = self._too_large()
             raise self._refusal
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        cast(dict[str, Any], self.scope)[WHOLE] = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What the parser could not take is refused."""
