@@ -167,11 +167,19 @@ def make_app(desk: Desk) -> ASGIApp:
     by_path: dict[str, dict[str, Route]] = {}
     for route in ROUTES:
         by_path.setdefault(route.path, {})[route.method] = route
-    places = [Place(path, _Endpoint(desk, routes)) for path, routes in by_path.items()]
-    router = Router(places, redirect_slashes=False, default=_nowhere)
+    endpoints = {path: _Endpoint(desk, routes) for path, routes in by_path.items()}
+    router = Router(
+        [Place(path, endpoint) for path, endpoint in endpoints.items()], redirect_slashes=False, default=_nowhere
+    )
+    fixed = {path: endpoint for path, endpoint in endpoints.items() if "{" not in path}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # A path without parts to fill in needs no pattern: a look-up finds what the router would.
+        await (fixed.get(scope.get("path", ""), router))(scope, receive, send)
+
     config = desk.config
     hosts, origins = (config.host, *own_names(), *config.allowed_hosts), config.allowed_origins
-    return Gate(_shared_with(router, origins), hosts=hosts, origins=origins)
+    return Gate(_shared_with(app, origins), hosts=hosts, origins=origins)
 
 
 def _shared_with(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

@@ -80,7 +80,9 @@ async def send(call: Call) -> ASGIApp:
     sender = _one_sender(call, posts)
     key = _key(call.header("Idempotency-Key"), decoded)
     _check_size(call, messages)
-    sent = await call.bus.send(messages, sender=sender, key=key, request=_request(decoded), visible=call.caller.visible)
+    sent = await call.bus.send(
+        messages, sender=sender, key=key, request=b"" if key is None else _request(decoded), visible=call.caller.visible
+    )
     to_agent = posts[0][1].to_agent
     one = isinstance(decoded, dict) and isinstance(to_agent, str) and to_agent != "*"
     return _answer(sent, sent.answers[0] if one else sent.answers, 200 if sent.replayed else 201)
@@ -328,7 +330,9 @@ async def _pair(call: Call, status: str) -> ASGIApp:
     if answers is not None:
         await check_within(call.bus, answers, to_agents=[one.to_agent], reply_to=answers.id, thread_id=None)
     key = _key(call.header("Idempotency-Key"), None)
-    sent = await call.bus.send([one], sender=sender, key=key, request=_request(decoded), visible=call.caller.visible)
+    sent = await call.bus.send(
+        [one], sender=sender, key=key, request=b"" if key is None else _request(decoded), visible=call.caller.visible
+    )
     return _answer(sent, {"status": status}, 200)
 
 

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,6 +17,7 @@ from eventlog import capability
 from eventlog.errors import BadRequest, ConfigError, Forbidden, Unauthorized
 from eventlog.event import Event, check_name, fold
 from eventlog.log import EventLog, Visible
+from eventlog.store import TokenRow
 from eventlog.tokens import digest_of, write_secret
 from eventlog.web import header
 
@@ -123,7 +125,7 @@ class Guard:
         # The look-up is by the digest, of which nothing can be guessed bit by bit; comparing is what decides.
         if row is None or not hmac.compare_digest(row.sha256, digest):
             raise Unauthorized(_UNAUTHORIZED)
-        return Caller(row.kind, row.name, _agents_of(row.kind, row.agents), row.peer)
+        return _caller_of(row)
 
     async def _wake_caller(self, token: str) -> Caller:
         parts = _WAKE_TOKEN.fullmatch(token)
@@ -176,6 +178,12 @@ def _token(scope: Scope) -> str | None:
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthorized(_UNAUTHORIZED)
     return token.strip()
+
+
+@lru_cache(maxsize=1024)
+def _caller_of(row: TokenRow) -> Caller:
+    """Who calls with the token of this row."""
+    return Caller(row.kind, row.name, _agents_of(row.kind, row.agents), row.peer)
 
 
 def _agents_of(kind: str, agents: Iterable[str]) -> Mapping[str, str] | None:

@@ -81,12 +81,24 @@ def _problem_headers(error: EventlogError) -> dict[str, str]:
     return headers
 
 
+#: Where a request's scope keeps its headers by name, once one of them was asked for.
+_BY_NAME = "eventlog.headers"
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """The value of a header, None if it is not there. Raises BadRequest if it is there twice."""
-    values = [value for key, value in scope["headers"] if key == name]
-    if len(values) > 1:
-        raise BadRequest(f"the header {name.decode()} is there {len(values)} times; send it once", field=name.decode())
-    return values[0].decode("latin-1").strip() if values else None
+    by_name: dict[bytes, bytes] | None = scope.get(_BY_NAME)
+    if by_name is None:
+        # A request asks for half a dozen of them.
+        by_name = scope[_BY_NAME] = dict(scope["headers"])
+    value = by_name.get(name)
+    if value is None:
+        return None
+    if len(by_name) < len(scope["headers"]):
+        times = sum(key == name for key, _ in scope["headers"])
+        if times > 1:
+            raise BadRequest(f"the header {name.decode()} is there {times} times; send it once", field=name.decode())
+    return value.decode("latin-1").strip()
 
 
 def not_here(what: str) -> NotFound:
