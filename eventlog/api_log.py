@@ -35,6 +35,7 @@ async def stream(call: Call) -> ASGIApp:
         token=call.caller.name if call.caller.wake is None else "",
         watcher=watcher,
         node=node,
+        reader=call.caller.kind == "agent",
     )
     response = EventSourceResponse(
         follower if call.caller.wake is None else _while_good(call, call.caller.wake, follower),

@@ -232,15 +232,16 @@ class EventLog:
         token: str = "",
         watcher: str | None = None,
         node: str | None = None,
+        reader: bool = False,
     ) -> Follower:
         """A stream of frames strictly after `after` (a cursor, "earliest" or "latest"); see follow.Follower.
 
         `log_id` is the log that the cursor is of, if the caller knows. The stream ends when the log closes, and when
         `token` (a token's name) is revoked. With `watcher` and `node` the bus knows, while it lasts, who serves
-        `wanted.agents`.
+        `wanted.agents`; with `reader`, that these agents themselves read.
         """
         start, reset = self._start(after, log_id)
-        presence = None
+        presence = self.presence.following(tuple(sorted(wanted.agents))) if reader else None
         if watcher is not None and node is not None:
             presence = self.presence.serving(watcher, node, tuple(sorted(wanted.agents)))
         return Follower(

@@ -1,7 +1,7 @@
 """Presence: who serves whom and who was heard when, as far as this process knows; nothing of it is in the log."""
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +34,7 @@ class Presence:
         self._by_agent: dict[str, set[tuple[str, str]]] = {}
         self._named: OrderedDict[str, str] = OrderedDict()
         self._agents: OrderedDict[str, str] = OrderedDict()
+        self._following: Counter[str] = Counter()
 
     @contextmanager
     def serving(self, watcher: str, node: str, agents: tuple[str, ...]) -> Iterator[None]:
@@ -51,6 +52,20 @@ class Presence:
         finally:
             self._left(place, known, agents)
 
+    @contextmanager
+    def following(self, agents: tuple[str, ...]) -> Iterator[None]:
+        """While the block lasts, these agents read a stream of their own."""
+        names = tuple(map(fold, agents))
+        self._following.update(names)
+        try:
+            yield
+        finally:
+            self._following.subtract(names)
+            for name in names:
+                self.agent_seen(name)
+                if not self._following[name]:
+                    del self._following[name]
+
     def watcher_seen(self, watcher: str, node: str) -> None:
         """This watcher has just made a request."""
         self._heard((fold(watcher), node), watcher)
@@ -60,8 +75,8 @@ class Presence:
         _remember(self._agents, fold(agent), _now())
 
     def agent_last_seen(self, agent: str) -> str | None:
-        """When the agent made its last request, RFC 3339; None if this process saw none."""
-        return self._agents.get(fold(agent))
+        """When the agent made its last request, RFC 3339: now, if it reads a stream; None if this process saw none."""
+        return _now() if fold(agent) in self._following else self._agents.get(fold(agent))
 
     def watched(self, agent: str) -> bool:
         """Whether a connected watcher serves the agent."""

@@ -234,6 +234,17 @@ class TestWakeTokens:
             while not seen.endswith(b"\r\n0\r\n\r\n"):
                 seen += receive(sock)
 
+    def test_an_agent_that_follows_is_seen_and_a_watcher_that_does_is_not_it(self, admin: Foreign) -> None:
+        clients = {kind: admin.create_token(f"seen-{kind}", kind, f"seen-{kind}") for kind in ("agent", "watcher")}
+        for kind, client in clients.items():
+            with connect(admin.url) as sock:
+                sock.sendall(
+                    request("GET", f"/api/stream?agent=seen-{kind}&heartbeat=1", host="localhost", token=client.token)
+                )
+                receive(sock)
+                seen = admin.call("GET", f"/api/agents/seen-{kind}").body.get("last_seen")
+            assert (seen is not None) == (kind == "agent")
+
     def test_it_goes_on_while_the_ack_is_awaited(self, admin: Foreign) -> None:
         admin.send("jo")
         wake = granted(admin.ask("wake-3", "jo"))

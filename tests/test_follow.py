@@ -318,8 +318,7 @@ async def test_revoking_a_token_ends_its_streams_and_no_others(tmp_path: Path) -
 
 async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
-        serving = {"watcher": "w1", "node": "n1"}
-        async with listening(log.follow(only("mel"), heartbeat_s=60, **serving)) as client:
+        async with listening(log.follow(only("mel"), heartbeat_s=60, watcher="w1", node="n1")) as client:
             await client.until(lambda c: bool(c.frames))
             assert log.presence.watched("Mel")
         async with asyncio.timeout(DEADLINE_S):

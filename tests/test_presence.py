@@ -1,9 +1,12 @@
 """Presence knows which node serves whom while its streams last, and who was heard when."""
 
+import time
+
 import pytest
 
 from eventlog import presence as presence_module
 from eventlog.presence import Presence
+from eventlog.seal import utc_now
 
 
 def test_an_agent_is_watched_while_a_stream_of_a_watcher_lasts() -> None:
@@ -81,3 +84,20 @@ def test_what_is_remembered_is_bounded_and_never_forgets_who_is_connected(monkey
         assert [one.watcher for one in presence.watchers()] == ["w0", "w8", "w9"]
         assert presence.watched("mel")
     assert [name for name in (f"a{n}" for n in range(1, 10)) if presence.agent_last_seen(name)] == ["a7", "a8", "a9"]
+
+
+def test_an_agent_that_reads_a_stream_is_seen_until_the_last_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_800_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    presence = Presence()
+    with presence.following(("Mel",)):
+        with presence.following(("mel", "ann")):
+            clock[0] += 10
+        clock[0] += 10
+        assert (presence.agent_last_seen("MEL"), presence.agent_last_seen("ann")) == (at(20), at(10))
+    clock[0] += 10
+    assert presence.agent_last_seen("mel") == at(20)
+
+
+def at(seconds: float) -> str:
+    return utc_now(1_800_000_000.0 + seconds)
