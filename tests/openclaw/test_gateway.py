@@ -160,6 +160,8 @@ def test_a_gateway_killed_after_its_200_still_leads_to_turns_by_new_wakes(
         name: [event["outcome"] for event in scene.events_of(name, "wake.finished")] for name in ("tony", "mel")
     }
     print(f"wakes around the kill: {finished}")
+    for event in scene.events("wake.finished"):
+        print(f"  {event['agent']} {event['outcome']} {event.get('detail') or ''}")
     assert len(finished["tony"]) >= 2
     assert any("unread message" in turn.text for turn in openclaw.model.turns("tony") if turn.at > back)
     assert (finished["mel"][0], finished["mel"][-1]) == ("failed", "ok")
