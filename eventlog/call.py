@@ -12,7 +12,7 @@ from eventlog.config import Config
 from eventlog.errors import BadRequest, TooManyRequests
 from eventlog.event import ID_MAX
 from eventlog.log import EventLog
-from eventlog.web import Query, header, is_whole, not_here, read_body, read_object, require_json
+from eventlog.web import WHOLE, Query, header, not_here, read_body, read_object, require_json
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
@@ -139,7 +139,7 @@ class Call:
             read_object(body, Nothing)
 
     async def _read(self) -> bytes:
-        waits = not is_whole(self.scope)
+        waits = WHOLE not in self.scope
         body = await read_body(
             self.scope,
             self.receive,

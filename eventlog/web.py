@@ -81,7 +81,7 @@ def _problem_headers(error: EventlogError) -> dict[str, str]:
     return headers
 
 
-#: Where a request's scope keeps its headers by name, once one of them was asked for.
+#: Where a request's scope keeps its headers by name, once one was asked for: half a dozen are.
 _BY_NAME = "eventlog.headers"
 
 
@@ -89,7 +89,6 @@ def header(scope: Scope, name: bytes) -> str | None:
     """The value of a header, None if it is not there. Raises BadRequest if it is there twice."""
     by_name: dict[bytes, bytes] | None = scope.get(_BY_NAME)
     if by_name is None:
-        # A request asks for half a dozen of them.
         by_name = scope[_BY_NAME] = dict(scope["headers"])
     value = by_name.get(name)
     if value is None:
@@ -113,18 +112,13 @@ def not_here(what: str) -> NotFound:
 WHOLE = "eventlog.whole"
 
 
-def is_whole(scope: Scope) -> bool:
-    """Whether all of the request is here already."""
-    return WHOLE in scope
-
-
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float) -> bytes:
     """The whole body. Raises TooLarge over the limit, BadRequest if it does not arrive in time, ClientGone."""
     parts: list[bytes] = []
     size = 0
     try:
         # Nearly every request is whole before its handler runs, and a timer is a twentieth of what an append costs.
-        async with nullcontext() if is_whole(scope) else asyncio.timeout(timeout_s):
+        async with nullcontext() if WHOLE in scope else asyncio.timeout(timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
