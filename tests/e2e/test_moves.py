@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,6 +35,14 @@ curl -sf "{url}/api/inbox?agent=$1" -H "$auth" |
       curl -sf "{url}/api/inbox/ack" -H "$auth" -H 'Content-Type: application/json' -d @- > /dev/null; fi
   done
 """
+
+
+@pytest.fixture(autouse=True)
+def _programs() -> None:
+    """What the old programs are made of."""
+    for program in ("curl", "jq"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
 
 
 class Fleet:
@@ -77,7 +86,7 @@ class Fleet:
             if time.monotonic() > ask_again:
                 asked.append(f"at {time.monotonic()}")
                 self.curl("/api/send", {"from_agent": "tony", "to_agent": "mel", "message": asked[-1]})
-                ask_again = time.monotonic() + 3
+                ask_again = time.monotonic() + 1.5
             return not {f"done: {text}" for text in asked}.isdisjoint(self.told())
 
         until(is_answered, DEADLINE_S)
