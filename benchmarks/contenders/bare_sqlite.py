@@ -39,7 +39,7 @@ def commits_per_s(folder: Path, group: int, seconds: float) -> float:
 
 def _insert(connection: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
     connection.executemany(SQL["insert_event"], rows)
-    connection.executemany(SQL["put_thread"], [(row[0], row[0]) for row in rows])
+    connection.executemany(SQL["put_thread"], [(row[0], row[0], 0) for row in rows])
 
 
 def _row(number: int) -> tuple[object, ...]:

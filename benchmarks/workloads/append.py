@@ -18,6 +18,8 @@ from benchmarks.machine import fdatasync_s
 from benchmarks.sample import quantile
 from benchmarks.workloads.base import Column, Setting, Workload, started
 
+#: Senders of the warm-up: until a write-ahead log was written through once, every commit also makes its file longer.
+WARM_SENDERS = 64
 #: The floors, measured in the same turns: one durable write, and what SQLite alone does.
 FDATASYNC, BARE = "fdatasync 4 KiB", "bare sqlite3"
 
@@ -55,8 +57,11 @@ class Append(Workload):
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """All of them, idle while another one is measured."""
+        """All of them, idle while another one is measured; each warmed up, so that files and caches have their size."""
         with started(self._contenders, self.setting, self.name):
+            for name, one in self._contenders.items():
+                self.setting.say(f"warming up {name}")
+                measured(one, WARM_SENDERS, 1, self.setting.seconds)
             yield
 
     def measure(self, contender: str, case: str) -> dict[str, float] | None:
