@@ -17,7 +17,8 @@ class FakeGateway(socketserver.ThreadingTCPServer):
     """The gateway; a context manager. `faults` are what happens to the next calls of `agent`, in order:
 
     `drop`: accepted, then the connection is lost; `drop early`: the same before the answer; `restart`: accepted, then
-    the gateway is another one, which knows nothing of it; `busy`: not now; `fail`: the turn ends with an error.
+    the gateway is another one, which knows nothing of it; `busy`: not now; `fail`: the turn ends with an error;
+    `taken`: it is accepted, but the session does not take it.
     """
 
     daemon_threads = True
@@ -96,6 +97,8 @@ class _Connection(socketserver.BaseRequestHandler):
             return False
         self.answer(name, {"runId": key, "status": "accepted"})
         self.event("agent", {"runId": key, "stream": "assistant"})
+        if fault == "taken":
+            return self.error(name, {"code": "UNAVAILABLE", "message": "Retry. | SESSION_WORK_START_CHANGED"})
         return fault not in ("drop", "restart") and self.answer(name, {"runId": key, **ended})
 
     def wait(self, name: str, params: dict[str, Any]) -> bool:

@@ -112,6 +112,12 @@ def test_a_turn_that_ends_badly_is_a_failure(gateway: FakeGateway, settings: dic
         openclaw_agent.wake(REQUEST, settings)
 
 
+def test_a_session_that_does_not_take_the_turn_began_none(gateway: FakeGateway, settings: dict[str, Any]) -> None:
+    gateway.faults = ["taken"]
+    with pytest.raises(NotStarted, match="SESSION_WORK_START_CHANGED"):
+        openclaw_agent.wake(REQUEST, settings)
+
+
 def test_the_wrong_token_begins_no_turn(gateway: FakeGateway, settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "token").write_text("another")
     with pytest.raises(NotStarted, match="token mismatch"):

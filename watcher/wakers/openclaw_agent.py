@@ -19,6 +19,9 @@ AWAY_S: Final = 30.0
 RETRY_S: Final = 1.0
 #: How the gateway says no before anything of a turn began, and the message is not why.
 WAY_IN_CODES: Final = frozenset({"UNAVAILABLE", "FORBIDDEN", "MISSING_SCOPE", "NOT_PAIRED", "PAIRING_REQUIRED"})
+#: In an error's message, however it is wrapped: the session is busy with something else, such as taking up what a
+#: restart cut off, so that no turn began. The refusal sticks to the key; the next wake has another one.
+NO_START: Final = "SESSION_WORK_START_"
 #: What an agent of OpenClaw says if it has nothing to say.
 NO_REPLY: Final = "NO_REPLY"
 
@@ -112,6 +115,8 @@ class Turn:
     def _refusal(self, error: Rejected) -> Exception:
         """What a refusal means: without a turn it is the way in that is broken, unless it is the request."""
         began = self._accepted or self._unsure
+        if NO_START in str(error):
+            return NotStarted(f"the gateway at {self._url} refused: {error}")
         if not began and (error.code in WAY_IN_CODES or error.code.startswith(("AUTH_", "DEVICE_"))):
             return NotStarted(f"the gateway at {self._url} refused: {error}")
         return Failed(f"the gateway at {self._url} refused: {error}")
