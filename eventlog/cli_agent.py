@@ -95,7 +95,7 @@ def send(
     if link.as_json and wanted is None:
         say_json(answer)
     for one in answers:
-        if not link.as_json:
+        if wanted is not None or not link.as_json:
             tell(f"accepted: id {one['id']}, thread {one['thread_id']}")
         if not one.get("known", True):
             note(_unknown(to, one.get("nearest", ())))

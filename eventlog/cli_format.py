@@ -93,6 +93,10 @@ def receipt_lines(message: Mapping[str, Any]) -> Iterable[str]:
     yield f"status: {receipt.get('status', '?')}" + ("  (expired)" if receipt.get("expired") else "")
     if receipt.get("accepted"):
         yield f"  accepted  {receipt['accepted']['time']}"
+    if message.get("expires"):
+        yield clean(f"  expires  {message['expires']}")
+    if message.get("deadline"):
+        yield clean(f"  deadline  {message['deadline']}  to be {message.get('awaits')}")
     running = (receipt.get("running") or {}).get("id")
     for wake in receipt.get("wakes", ()):
         now = "running" if wake["wake"] == running else "in flight"

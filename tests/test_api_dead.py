@@ -100,6 +100,16 @@ def test_times_from_now_are_counted_once_however_often_the_request_is_repeated(a
     assert said["time"] < said["deadline"] < said["expires"]
 
 
+def test_a_message_that_expired_wakes_nobody_and_is_shown_as_expired(admin: Foreign) -> None:
+    sent = admin.send("ttl", from_agent="boss", expires_in=0.3)
+    assert admin.ask("ttl-1", "ttl").body["wake"]["through"] == sent
+    admin.report(admin.call("GET", "/api/agents/ttl").body["wake"]["id"], "ttl-1", "not_started")
+    shown = admin.call("GET", f"/api/messages/{sent}?wait=read&timeout=20").body
+    assert (shown["receipt"]["waited"], shown["receipt"]["expired"]) == ("expired", True)
+    assert admin.ask("ttl-2", "ttl").body["why"] == "nothing_unread"
+    assert admin.inbox("ttl")["messages"][0]["expired"] is True
+
+
 def test_lists_and_arrays_have_deadlines_too(admin: Foreign) -> None:
     two = admin.call("POST", "/api/send", {"to_agent": ["ann", "ben"], "deadline_in": 3600, "payload": 1}).body
     array = admin.call("POST", "/api/send", [{"to_agent": "ann", "deadline_in": 3600}, {"to_agent": "ann"}]).body

@@ -205,6 +205,7 @@ def test_a_wait_outlasts_a_restart_of_the_bus(bus: BusProcess) -> None:
         out, err = sending.communicate(timeout=30)
     assert sending.returncode == 0, err
     assert json.loads(out)["receipt"]["status"] == "read"
+    assert f"accepted: id {json.loads(out)['id']}" in err
 
 
 def test_the_exit_code_says_what_came_of_a_wait(eventlog: CommandLine) -> None:

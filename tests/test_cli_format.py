@@ -126,6 +126,15 @@ def test_a_receipt_tells_every_step() -> None:
     assert lines[4] == f"  replied by 9  {TIME}"
 
 
+def test_a_receipt_tells_what_times_the_message_has() -> None:
+    times = {"expires": "2099", "deadline": "2098", "awaits": "replied"}
+    assert list(cli_format.receipt_lines({"receipt": {"status": "accepted"}, **times})) == [
+        "status: accepted",
+        "  expires  2099",
+        "  deadline  2098  to be replied",
+    ]
+
+
 def test_a_receipt_tells_a_run_from_its_end() -> None:
     wake = {"wake": 6, "time": TIME, "attempt": 1, "watcher": "pi", "node": "n"}
     (_, told) = cli_format.receipt_lines({"receipt": {"running": {"id": 6, "time": TIME}, "wakes": [wake]}})
