@@ -208,4 +208,6 @@ def test_from_the_in_handler_call(tmp_path: Path) -> None:
         pair.planner.stop()
         page.do("4. Let the watcher run the agents")
         pair.talks()
+        page.interrupt(3)
         page.do("5. Take the secret out of the prompt")
+        pair.talks()
