@@ -185,7 +185,7 @@ class Stops:
             if placed.thread is not None:
                 into[placed.thread.id] += 1
             way = (recipient, fields["hops"] > 0)
-            forth[way] += 1
+            forth[way] += fields["hops"] != 1  # the answer to a request is none of them
             found = (
                 self._stands(placed, sender, recipient)
                 or self._over_thread(placed, into)

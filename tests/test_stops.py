@@ -220,6 +220,16 @@ async def test_pollers_that_answer_each_other_for_ever_are_stopped(tmp_path: Pat
         assert len(await talk(log, ("mel", "tony"))) == 61
 
 
+async def test_answers_to_requests_in_one_request_with_others_are_not_counted(tmp_path: Path) -> None:
+    async with opened(tmp_path, pair_rate_max=2) as log:
+        asked = await send(log)
+        answered = await send(log, "tony", sender="mel", reply_to=asked.id)
+        more = [await send(log, reply_to=answered.id) for _ in range(3)]
+        batch = [Message(to_agent="tony", reply_to=asked.id)] * 3 + [Message(to_agent="tony", reply_to=more[0].id)]
+        await log.send(batch, sender="mel", key=None, request=b"")
+        await refused(send(log, "tony", sender="mel", reply_to=more[1].id))
+
+
 async def test_pollers_in_a_ring_are_stopped(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         sent = await talk(log, ("ann", "Bob", "cat"))
