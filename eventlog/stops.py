@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -175,17 +174,18 @@ class Stops:
     def refusal(self, messages: Sequence[Placed]) -> Refusal | None:
         """Why these messages, all of one sender, are not taken; None if they are. Those of `admin` and `bus` are."""
         now = self._now()
-        into: Counter[int] = Counter()
-        forth: Counter[tuple[str, bool]] = Counter()
+        into: dict[int, int] = {}
+        forth: dict[tuple[str, bool], int] = {}
         for placed in messages:
             fields = placed.draft.fields
             sender, recipient = fold(fields["from_agent"]), fold(fields["to_agent"])
             if sender in RESERVED:
                 return None
             if placed.thread is not None:
-                into[placed.thread.id] += 1
+                into[placed.thread.id] = into.get(placed.thread.id, 0) + 1
             way = (recipient, fields["hops"] > 0)
-            forth[way] += fields["hops"] != 1  # the answer to a request is none of them
+            # The answer to a request is none of them.
+            forth[way] = forth.get(way, 0) + (fields["hops"] != 1)
             found = (
                 self._stands(placed, sender, recipient)
                 or self._over_thread(placed, into)
@@ -220,7 +220,7 @@ class Stops:
             stop = self._ways.get((sender, recipient))
         return None if stop is None else Refusal(stop.reason, stop.limit, stop.thread, stop.agents)
 
-    def _over_thread(self, placed: Placed, into: Counter[int]) -> Refusal | None:
+    def _over_thread(self, placed: Placed, into: dict[int, int]) -> Refusal | None:
         """A thread that is at its end: of hops along causes, of messages, of wakes."""
         limits, fields, cause, thread = self._limits, placed.draft.fields, placed.cause, placed.thread
         if cause is not None and 0 < limits.max_hops < fields["hops"] - fields.get("hops_from", 0):
