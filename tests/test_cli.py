@@ -14,8 +14,8 @@ from tests.support import clean_environment, run_eventlog
 
 #: The commands that the contract names.
 NAMES = (
-    *("serve", "send", "inbox", "ack", "follow", "replay", "show", "why", "agents", "pause", "resume", "token"),
-    *("anchor", "verify", "rebuild", "backup", "restore", "install", "doctor"),
+    *("serve", "send", "inbox", "ack", "follow", "replay", "show", "why", "agents", "pause", "resume"),
+    *("thread", "dead", "token", "anchor", "verify", "rebuild", "backup", "restore", "install", "doctor"),
 )
 
 
