@@ -14,6 +14,8 @@ from benchmarks.workloads.base import Column, Setting, Workload
 
 #: Senders of the appends, and messages a second while delivery is timed.
 SENDERS, PACE_PER_S = 16, 100
+#: Messages of an inbox page: every log has more for one agent after its middle, so that all pages are alike.
+PAGE = 25
 
 
 class Growth(Workload):
@@ -89,7 +91,7 @@ class Growth(Workload):
         else:
             path = f"/api/threads/{log.thread}"
             if case == "inbox":
-                path = f"/api/inbox?agent={AGENTS[1]}&after={log.cursor}&limit=100"
+                path = f"/api/inbox?agent={AGENTS[1]}&after={log.cursor}&limit={PAGE}"
             request = bus.http("GET", path, headers=f"Authorization: Bearer {bus.admin}\r\n")
             result = send_all(bus.http_sending(request, 1, seconds, 0))
         return {name: result[name] for name in ("p50_ms", "p99_ms", "requests_per_s")}
