@@ -16,6 +16,11 @@ WITHHELD: Final = frozenset(
 )
 WITHHELD_PREFIXES: Final = ("WAKE_", "LISTEN_", "WATCHDOG_", "BUS_WATCHER_")
 
+#: Runs the shim as a module, of which Python keeps the compiled form; a script it would compile at every start.
+_IMPORTED: Final = (
+    "import sys; sys.path.append(sys.argv[1].rpartition('/')[0]); import shim; sys.exit(shim.main(sys.argv[2]))"
+)
+
 _T = TypeVar("_T")
 
 
@@ -40,7 +45,7 @@ async def run_shim(folder: Path) -> int:
 
 def _start(folder: Path) -> int:
     # Not asyncio's subprocess: closing its transport, as a watcher that ends does, would kill the shim.
-    arguments = [sys.executable, "-I", "-S", shim.__file__, str(folder)]
+    arguments = [sys.executable, "-I", "-S", "-c", _IMPORTED, shim.__file__, str(folder)]
     devnull = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)]
     return os.posix_spawn(sys.executable, arguments, inheritable(os.environ), file_actions=devnull, setsid=True)
 
