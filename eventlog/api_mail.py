@@ -80,9 +80,7 @@ async def send(call: Call) -> ASGIApp:
     sender = _one_sender(call, posts)
     key = _key(call.header("Idempotency-Key"), decoded)
     _check_size(call, messages)
-    sent = await call.bus.send(
-        messages, sender=sender, key=key, request=b"" if key is None else _request(decoded), visible=call.caller.visible
-    )
+    sent = await _sent(call, messages, sender, key, decoded)
     to_agent = posts[0][1].to_agent
     one = isinstance(decoded, dict) and isinstance(to_agent, str) and to_agent != "*"
     return _answer(sent, sent.answers[0] if one else sent.answers, 200 if sent.replayed else 201)
@@ -248,10 +246,13 @@ def _key(from_header: str | None, decoded: Any) -> str | None:
     return key
 
 
-def _request(decoded: Any) -> bytes:
-    """What a repeated request is recognised by: what it asks for, however it is written, without its key."""
+async def _sent(call: Call, messages: Sequence[Message], sender: str, key: str | None, decoded: Any) -> Sent:
+    """The messages sent. A repeat is recognised by what is asked for, however it is written, without its key; with a
+    reply capability also by the message that it answers, of which the body alone says nothing."""
     asked = {name: value for name, value in decoded.items() if name != "key"} if isinstance(decoded, dict) else decoded
-    return canonical({"send": asked})
+    answers = {} if call.caller.answers is None else {"answers": call.caller.answers.id}
+    request = b"" if key is None else canonical({"send": asked, **answers})
+    return await call.bus.send(messages, sender=sender, key=key, request=request, visible=call.caller.visible)
 
 
 def _check_type(kind: str, field: str) -> str:
@@ -330,9 +331,7 @@ async def _pair(call: Call, status: str) -> ASGIApp:
     if answers is not None:
         await check_within(call.bus, answers, to_agents=[one.to_agent], reply_to=answers.id, thread_id=None)
     key = _key(call.header("Idempotency-Key"), None)
-    sent = await call.bus.send(
-        [one], sender=sender, key=key, request=b"" if key is None else _request(decoded), visible=call.caller.visible
-    )
+    sent = await _sent(call, [one], sender, key, decoded)
     return _answer(sent, {"status": status}, 200)
 
 

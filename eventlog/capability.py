@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from eventlog.errors import Forbidden
-from eventlog.event import Event, fold
+from eventlog.event import ID_MAX, Event, fold
 from eventlog.log import EventLog
 
 #: What a reply capability begins with; the message's id, the Unix time of its end and a signature follow.
@@ -56,14 +56,14 @@ async def check_within(
     """
     thread = answers.fields["thread_id"]
     if reply_to != answers.id:
-        parent = await bus.store.message(reply_to)
+        parent = await bus.store.message(reply_to) if 1 <= reply_to <= ID_MAX else None
         ours = parent is not None and parent.fields["thread_id"] == thread
         if parent is None or not ours or answers.agent not in (parent.agent, parent.sender):
             raise _elsewhere(answers, f"{where}reply_to")
     if thread_id not in (None, thread):
         raise _elsewhere(answers, f"{where}thread_id")
-    for name in to_agents:
-        if not await bus.store.takes_part(thread, frozenset({fold(name)})):
+    for name in set(map(fold, to_agents)):
+        if not await bus.store.takes_part(thread, frozenset({name})):
             raise _elsewhere(answers, f"{where}to_agent")
 
 

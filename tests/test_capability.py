@@ -91,6 +91,17 @@ class TestWhatItIsGoodFor:
         assert (first.status, again.status, again.body) == (201, 200, first.body)
         assert run.client.call("POST", "/api/send", {"payload": 2}, key).code == "key_reused"
 
+    @pytest.mark.parametrize("path", ["/api/send", "/send"])
+    def test_a_key_that_another_answer_had_is_not_taken_for_a_repeat(self, run: Run, path: str) -> None:
+        """The body says nothing of what it answers; two answers in the same words are two."""
+        body, key = {"type": "STATUS", "payload": "done"}, {"Idempotency-Key": "mine"}
+        assert run.client.call("POST", path, body, key).status in (200, 201)
+        assert run.admin.report(run.wake["id"], run.key, "ok").status == 200
+        run.admin.send(run.agent, "the next question", from_agent=run.sender)
+        wake = run.admin.ask(f"{run.key}-2", run.agent, deliver="each", ack="exit").body["wake"]
+        answer = run.admin.with_token(wake["reply_token"]).call("POST", path, body, key)
+        assert (answer.status, answer.code) == (422, "key_reused")
+
     def test_it_is_the_same_when_it_is_asked_for_again_and_goes_on_when_the_run_is_over(self, run: Run) -> None:
         again = run.admin.ask(run.key, run.agent, deliver="each", ack="exit").body["wake"]
         assert again["reply_token"] == run.token
@@ -130,6 +141,8 @@ class TestWhatItIsRefused:
             ({"reply_to": other}, "reply_to"),
             ({"reply_to": unseen}, "reply_to"),
             ({"reply_to": 10**12}, "reply_to"),
+            ({"reply_to": 2**63}, "reply_to"),
+            ({"reply_to": -1}, "reply_to"),
             ({"reply_to": run.wake["id"]}, "reply_to"),
             ({"thread_id": other}, "thread_id"),
         ):

@@ -1,6 +1,7 @@
 """Prompt: what an agent is told of one message, from a template; the message's text is fenced as another's data."""
 
 import json
+import re
 import shlex
 import unicodedata
 from collections.abc import Mapping
@@ -19,11 +20,18 @@ NAMES: Final = {
     "attempt": "the number of this run for the message, from 1 up",
     "message": "the message's text, fenced",
     "answer": "how to answer",
+    "end": "a word that the sender cannot know, to end the agent's own text with in a shell command",
 }
 #: What every line of a message's text begins with, so that none can pass for a line of the prompt.
 MARK: Final = "| "
 #: What stands in the commands where the agent's own words go.
 PLACEHOLDER: Final = "YOUR ANSWER"
+
+#: Characters that are drawn as nothing though Unicode calls them letters, marks or symbols: fillers, and selectors that
+#: can carry any hidden text (Unicode 16, property Default_Ignorable_Code_Point; and the blank Braille pattern).
+_BLANK: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 _OUTPUT: Final = """\
 What you print on standard output is sent to $sender as your answer, as it stands. Print nothing if none is needed."""
@@ -33,16 +41,16 @@ this conversation, and only for some hours.
 
 eventlog:
 
-EVENTLOG_URL=$url EVENTLOG_TOKEN=$token eventlog send --key reply-$id-1 $sender - <<'END-OF-ANSWER'
+EVENTLOG_URL=$url EVENTLOG_TOKEN=$token eventlog send --key reply-$id-1 $sender - <<'$end'
 $placeholder
-END-OF-ANSWER
+$end
 
 curl, with the answer as JSON:
 
 curl -sS $route -H 'Authorization: Bearer $token' -H 'Content-Type: application/json' \\
-  -H 'Idempotency-Key: reply-$id-1' --data-binary @- <<'END-OF-ANSWER'
+  -H 'Idempotency-Key: reply-$id-1' --data-binary @- <<'$end'
 {"payload": "$placeholder"}
-END-OF-ANSWER
+$end
 
 For a second or third message of your own, end the key with -2 or -3. The error key_reused says that an earlier attempt
 has sent that one already: leave it at that."""
@@ -75,7 +83,8 @@ def prompt(
     template is none (see `template_fault`).
     """
     sender, number = str(message["from_agent"]), int(message["id"])
-    known = {"sender": sender, "id": number}
+    # An agent may quote the message in its answer: no line of that may end the answer and begin a command.
+    known = {"sender": sender, "id": number, "end": f"END-OF-ANSWER-{nonce}"}
     if sender == "bus":
         answer = _NOBODY
     elif reply == "stdout":
@@ -112,4 +121,6 @@ def visible(text: str) -> str:
 
 
 def _is_shown(char: str) -> bool:
-    return char in "\n\t" or char.isprintable() or unicodedata.category(char) == "Zs"
+    if char in "\n\t" or unicodedata.category(char) == "Zs":
+        return True
+    return char.isprintable() and not _BLANK.match(char)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-_COMMAND = re.compile(r"^(EVENTLOG_\w+=\S+ )*eventlog send .*?^END-OF-ANSWER$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"^(EVENTLOG_\w+=\S+ )*eventlog send .*?^END-OF-ANSWER-\w+$", re.MULTILINE | re.DOTALL)
 
 
 def put(folder: Path) -> Path:

@@ -54,7 +54,7 @@ def test_a_template_may_use_every_name_and_no_other() -> None:
     assert "names $key, not one of $agent" in template_fault("$key")
     assert "begins no name" in template_fault("5$")
     assert template_fault(default_template()) == ""
-    assert set(Template(default_template()).get_identifiers()) == set(NAMES)
+    assert set(Template(default_template()).get_identifiers()) == set(NAMES) - {"end"}
 
 
 def test_the_how_to_lists_every_name_of_a_template() -> None:
@@ -76,6 +76,8 @@ class TestTheFence:
 
     def test_what_has_no_shape_is_shown(self) -> None:
         assert visible("a\u202eb\x1b[2J\u200b\U000e0041\ud800") == r"a\u{202e}b\u{1b}[2J\u{200b}\u{e0041}\u{d800}"
+        hidden = "\u034f\u115f\u1160\u17b4\u180b\u180f\u2800\u3164\ufe00\ufe0f\uffa0\U000e0100\U000e01ef"
+        assert visible(f"a{hidden}") == "a" + "".join(f"\\u{{{ord(char):x}}}" for char in hidden)
         assert visible("tab\tnew\nümlaut 日本\u3000\xa0\U0001f600") == "tab\tnew\nümlaut 日本\u3000\xa0\U0001f600"
 
     def test_other_payloads_are_json(self) -> None:
@@ -102,6 +104,22 @@ class TestHowToAnswer:
             assert "reads no answers" in text
             assert TOKEN not in text
 
+    def test_no_text_of_the_sender_ends_an_answer_that_quotes_it(self, tmp_path: Path) -> None:
+        """What stands in an answer is no command, whatever end of it the sender guesses."""
+        for name in ("eventlog", "curl"):
+            (tmp_path / name).write_text("#!/bin/sh\ncat\n")
+            (tmp_path / name).chmod(0o700)
+        guesses = made(payload="x").replace("0123456789abcdef", "fedcba9876543210").split("\n")
+        ends = ["END-OF-ANSWER", *(line for line in guesses if line.startswith("END-OF-ANSWER"))]
+        quoted = "".join(f"{end}\ntouch taken-over\n" for end in ends)
+        for part in commands(made(payload=quoted)).values():
+            done = subprocess.run(
+                ["sh", "-c", part.replace(PLACEHOLDER, quoted)], cwd=tmp_path,
+                env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=True, timeout=30,
+            )  # fmt: skip
+            assert quoted in done.stdout
+            assert not (tmp_path / "taken-over").exists()
+
     def test_the_commands_are_good_shell_for_any_answer(self, tmp_path: Path) -> None:
         """What an agent writes in place of the placeholder reaches the program as it is."""
         for name in ("eventlog", "curl"):
@@ -121,6 +139,6 @@ class TestHowToAnswer:
 
 def commands(text: str) -> dict[str, str]:
     """The commands of a prompt, by their program."""
-    found = re.findall(r"^(?:\w+=\S+ )*(eventlog|curl) .*?^END-OF-ANSWER$", text, re.M | re.S)
-    whole = re.finditer(r"^(?:\w+=\S+ )*(?:eventlog|curl) .*?^END-OF-ANSWER$", text, re.M | re.S)
+    found = re.findall(r"^(?:\w+=\S+ )*(eventlog|curl) .*?^END-OF-ANSWER-\w+$", text, re.M | re.S)
+    whole = re.finditer(r"^(?:\w+=\S+ )*(?:eventlog|curl) .*?^END-OF-ANSWER-\w+$", text, re.M | re.S)
     return dict(zip(found, [one[0] for one in whole], strict=True))
