@@ -11,7 +11,6 @@ import pytest
 from tests.scene import Scene, Watch
 from tests.support import BusProcess, CommandLine, WatcherProcess
 
-
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell has what it starts in the background ignore Ctrl-C; programs that tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
