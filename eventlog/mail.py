@@ -161,7 +161,7 @@ class Mail:
                     f"reply_to is in thread {thread_id}, not {message.thread_id}; leave thread_id out",
                     field="thread_id",
                 )
-            stamped = {"thread_id": thread_id, "reply_to": parent.id, **_stamped(parent, thread)}
+            stamped = {"thread_id": thread_id, "reply_to": parent.id, **_further(_stamped(parent, thread), caused, thread)}
             return _Parent(stamped, thread, thread)
         if message.thread_id is not None:
             found = await self._store.message_in_thread(message.thread_id)
@@ -314,6 +314,13 @@ def _stamped(cause: Event, thread: ThreadCount) -> dict[str, int]:
     # What a person let go on counts from there, and so does all that comes of it.
     hops_from = max(cause.fields.get("hops_from", 0), thread.hops_from)
     return {**hops, "hops_from": hops_from} if hops_from else hops
+
+
+def _further(stamped: dict[str, int], caused: _Parent, thread: ThreadCount) -> dict[str, int]:
+    """What is stamped on a reply: that of the sender's wake instead, where its message is of the same thread and came
+    further. Else agents that answer the first message of a thread each time would talk for ever."""
+    within = caused.cause is not None and caused.cause.id == thread.id
+    return caused.stamped if within and caused.stamped["hops"] > stamped["hops"] else stamped
 
 
 def _unknown_parent(field: str, message_id: int) -> BadRequest:

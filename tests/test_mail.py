@@ -150,6 +150,23 @@ async def test_a_reply_in_a_wake_comes_from_what_it_replies_to(tmp_path: Path) -
         assert told["cause"] == first.id
 
 
+async def test_a_reply_to_the_beginning_of_its_thread_comes_from_the_wakes_message_that_came_further(
+    tmp_path: Path,
+) -> None:
+    """Agents that answer the first message of their thread each time are counted as those that answer the last one."""
+    async with opened(tmp_path) as log:
+        first = await send(log, "mel")
+        said = first
+        for hops in range(1, 5):
+            me, other = ("mel", "tony") if hops % 2 else ("tony", "mel")
+            granted = await wake(log, me, f"k{hops}")
+            before, said = said, await send(log, other, sender=me, reply_to=first.id)
+            told = await fields_of(log, said.id)
+            assert (told["hops"], told["cause"], told["reply_to"]) == (hops, before.id, first.id)
+            await log.ack(me, before.id)
+            await report(log, granted, "ok")
+
+
 async def test_names_keep_the_spelling_they_first_had(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         await send(log, "Mel", sender="Tony")
