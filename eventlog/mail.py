@@ -161,8 +161,8 @@ class Mail:
                     f"reply_to is in thread {thread_id}, not {message.thread_id}; leave thread_id out",
                     field="thread_id",
                 )
-            stamped = {"thread_id": thread_id, "reply_to": parent.id, **_further(_stamped(parent, thread), caused, thread)}
-            return _Parent(stamped, thread, thread)
+            further = _further(_stamped(parent, thread), caused, thread)
+            return _Parent({"thread_id": thread_id, "reply_to": parent.id, **further}, thread, thread)
         if message.thread_id is not None:
             found = await self._store.message_in_thread(message.thread_id)
             if found is None:
