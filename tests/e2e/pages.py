@@ -208,7 +208,7 @@ class Reader:
 
 
 def settled(home: Path, bus: BusProcess) -> Path:
-    """A home folder as the tutorial leaves it: it knows the bus, and a watcher's configuration that names no agent yet.
+    """A home folder as the tutorial leaves it: it knows the bus, and the tutorial's own configuration of a watcher.
 
     Adds a token to the log, of a watcher for all agents. Returns `home`.
     """
@@ -226,6 +226,7 @@ def settled(home: Path, bus: BusProcess) -> Path:
     )
     (watcher / "token").touch(0o600)
     (watcher / "token").write_bytes(done.stdout)
-    table = f'[bus]\nurl = "{bus.url}"\ntoken_file = "~/.config/bus-watcher/token"\n'
-    (watcher / "config.toml").write_text(f'name = "my-machine"\n{table}')
+    (text,) = (block.text for block in blocks_of("tutorial.md") if block.target[1].endswith("bus-watcher/config.toml"))
+    (watcher / "config.toml").write_text(text.replace(f"http://{ADDRESS}", bus.url))
+    (home / "talk").mkdir()
     return home
