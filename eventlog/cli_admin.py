@@ -84,7 +84,7 @@ def thread() -> None:
     """Let a stopped thread go on."""
 
 
-@thread.command("resume")
+@thread.command("resume", short_help="Let it, or the agents stopped in it, go on.")
 @click.argument("thread_id", type=int, metavar="ID")
 @linked
 def thread_resume(link: Link, thread_id: int) -> None:
@@ -99,6 +99,7 @@ def thread_resume(link: Link, thread_id: int) -> None:
         say_json(answer)
     else:
         say(f"thread {thread_id}: resumed")
+        note("what was refused is not sent anew; the next message begins the conversation again")
 
 
 @click.group()

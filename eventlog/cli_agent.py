@@ -1,5 +1,6 @@
 """Commands that agents use: send, inbox, ack, follow, show."""
 
+import os
 import re
 import sys
 import time
@@ -126,6 +127,14 @@ def _wait(link: Link, message_id: int, wanted: str, timeout_s: float) -> None:
     else:
         for line in cli_format.receipt_lines(message):
             say(line)
+    _end_wait(message, wanted)
+
+
+def _end_wait(message: Mapping[str, Any], wanted: str) -> None:
+    """Says why a wait ended before it was reached, and exits by what came of it."""
+    why = cli_format.wait_ended(message, wanted)
+    if why:
+        note(why)
     raise click.exceptions.Exit(EXIT_WAITED[message["receipt"]["waited"]])
 
 
@@ -163,7 +172,10 @@ def _unknown(to: str, nearest: Any) -> str:
 @click.option("--limit", type=int, metavar="N", help="At most so many messages.")
 @linked
 def inbox(link: Link, agent: str, wait: float, after: int | None, limit: int | None) -> None:
-    """The unread messages of AGENT. Exits 0 if there is mail and 1 if there is none."""
+    """The unread messages of AGENT. Exits 0 if there is mail and 1 if there is none.
+
+    AGENT may be left out inside a wake.
+    """
     page = run(_inbox(link, agent, wait, after, limit))
     if link.as_json:
         say_json(page)
@@ -200,21 +212,36 @@ async def _inbox(link: Link, agent: str, wait_s: float, after: int | None, limit
 
 
 @click.command()
-@click.argument("agent", envvar="WAKE_AGENT")
-@click.argument("cursor", type=int)
+@click.argument("agent")
+@click.argument("cursor", type=int, required=False, metavar="CURSOR")
 @linked
-def ack(link: Link, agent: str, cursor: int) -> None:
-    """Acknowledge the messages of AGENT up to the id CURSOR, it included."""
+def ack(link: Link, agent: str, cursor: int | None) -> None:
+    """Acknowledge the messages of AGENT up to the id CURSOR, it included.
+
+    AGENT may be left out inside a wake.
+    """
+    # click hands a single argument to the first name, whatever the environment holds for it.
+    agent, through = _whose(agent, cursor)
 
     async def work() -> dict[str, Any]:
         async with link.bus() as bus:
-            return await bus.ack(agent, cursor)
+            return await bus.ack(agent, through)
 
     answer = run(work())
     if link.as_json:
         say_json(answer)
     else:
         say(f"{answer['agent']}: cursor {answer['cursor']}")
+
+
+def _whose(agent: str, cursor: int | None) -> tuple[str, int]:
+    """The agent and the cursor of `ack`, where AGENT may be left out. Raises click.UsageError if one is missing."""
+    if cursor is not None:
+        return agent, cursor
+    waking = os.environ.get("WAKE_AGENT")
+    if waking is None or not agent.isdecimal():
+        raise click.UsageError("say whose messages and through which id: eventlog ack AGENT CURSOR")
+    return waking, int(agent)
 
 
 @click.command()
@@ -290,4 +317,4 @@ def show(link: Link, message_id: int, thread: bool, wanted: str | None, timeout:
         for line in cli_format.stopped_lines(answer) if thread else cli_format.receipt_lines(answer):
             say(line)
     if wanted is not None:
-        raise click.exceptions.Exit(EXIT_WAITED[answer["receipt"]["waited"]])
+        _end_wait(answer, wanted)

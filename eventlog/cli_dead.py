@@ -13,7 +13,7 @@ def dead() -> None:
     """Deal with messages whose wakes are used up."""
 
 
-@dead.command("list")
+@dead.command("list", short_help="The dead letters that nobody has dealt with.")
 @click.option("--agent", metavar="AGENT", help="Only those of this agent.")
 @click.option("--all", "closed", is_flag=True, help="Those that were closed, too.")
 @click.option("--after", type=int, metavar="ID", help="Only after this message.")
@@ -38,7 +38,7 @@ def dead_list(link: Link, agent: str | None, closed: bool, after: int | None, li
         note("there is no dead letter")
 
 
-@dead.command("show")
+@dead.command("show", short_help="One of them, and what its last wake said.")
 @click.argument("message_id", type=int, metavar="ID")
 @linked
 def dead_show(link: Link, message_id: int) -> None:
@@ -60,7 +60,7 @@ def dead_show(link: Link, message_id: int) -> None:
         say(cli_format.whole_text(letter["detail"]))
 
 
-@dead.command("retry")
+@dead.command("retry", short_help="Send the dead message anew, once.")
 @click.argument("message_id", type=int, metavar="ID")
 @linked
 def dead_retry(link: Link, message_id: int) -> None:
@@ -77,7 +77,7 @@ def dead_retry(link: Link, message_id: int) -> None:
         say(f"message {message_id} was sent anew: id {answer['id']}, thread {answer['thread_id']}")
 
 
-@dead.command("drop")
+@dead.command("drop", short_help="Close it: it is listed no more.")
 @click.argument("message_id", type=int, metavar="ID")
 @click.option("--reason", metavar="TEXT", help="Why; it is kept with it.")
 @linked

@@ -76,12 +76,17 @@ def _told(kind: str, event: Mapping[str, Any]) -> str:
     elif kind == "dead_letter.closed":
         text = f"message {get('message_id')} to {get('agent')}: {get('how')} by {get('by')}"
     elif kind == "dead_letter":
-        text = f"message {get('message_id')} to {get('agent')}: {get('reason')} after {get('attempts')} attempts"
+        text = f"message {get('message_id')} to {get('agent')}: {get('reason')} after {_attempts(event)}"
     elif kind == "thread.stopped":
         text = f"thread {get('thread')}  {get('reason')} {get('limit')}  {', '.join(map(str, get('agents', ())))}"
     else:
         text = "  ".join(f"{name}={value}" for name, value in event.items() if name not in _COMMON)
     return clean(text)
+
+
+def _attempts(dead: Mapping[str, Any]) -> str:
+    count = dead.get("attempts")
+    return "1 attempt" if count == 1 else f"{count} attempts"
 
 
 _COMMON = frozenset({"id", "event", "time", "hash"})
@@ -108,23 +113,38 @@ def receipt_lines(message: Mapping[str, Any]) -> Iterable[str]:
         yield f"  read at {receipt['read']['id']}  {receipt['read']['time']}"
     if receipt.get("dead"):
         dead = receipt["dead"]
-        yield clean(
-            f"  dead at {dead['id']}  {dead['time']}  {dead.get('reason', '')} after {dead.get('attempts')} attempts"
-        )
+        yield clean(f"  dead at {dead['id']}  {dead['time']}  {dead.get('reason', '')} after {_attempts(dead)}")
     for reply in receipt.get("replies", ()):
         yield f"  replied by {reply['id']}  {reply['time']}"
+
+
+def wait_ended(message: Mapping[str, Any], wanted: str) -> str:
+    """Why a wait for a receipt ended before the message had come so far, and where more is told; empty if it had."""
+    number, waited = message["id"], message["receipt"]["waited"]
+    if waited == "dead":
+        return f"message {number} is a dead letter; `eventlog dead show {number}` tells why"
+    if waited == "expired":
+        return f"message {number} expired before anybody read it"
+    if waited == "reached":
+        return ""
+    ended = "the time is over" if waited == "time_over" else "the bus is stopping"
+    agent = clean(str(message["to_agent"]))
+    return f"{ended}, and message {number} has not come as far as {wanted}; `eventlog why {agent}` tells why"
 
 
 def letter_line(letter: Mapping[str, Any], *, detail: bool = True) -> str:
     """A dead letter in one line; `detail` is how its last wake ended."""
     closed = letter.get("closed")
-    state = "" if not closed else f"  [{closed['how']}" + (f" as {closed['retry']}]" if closed.get("retry") else "]")
+    state = ""
+    if closed:
+        as_what = f" as {closed['retry']}" if closed.get("retry") else ""
+        state = f"  [{closed['how']}{as_what}" + (f": {closed['reason']}]" if closed.get("reason") else "]")
     said = str(letter.get("detail", ""))
     last = said if len(said) <= PAYLOAD_CHARS else said[: PAYLOAD_CHARS - 1] + "…"
     clock = letter["died"][:19].replace("T", " ")
     return clean(
         f"{letter['message_id']:>6}  {clock}  {letter['from_agent']} -> {letter['agent']}"
-        f"  {letter['type']}  {letter['reason']} after {letter['attempts']} attempts{state}"
+        f"  {letter['type']}  {letter['reason']} after {_attempts(letter)}{state}"
         + (f"  {last}" if detail and last else "")
     )
 
@@ -202,5 +222,8 @@ def why_lines(agent: Mapping[str, Any]) -> Iterable[str]:
         state = "connected" if watcher.get("connected") else f"not connected, last seen {watcher['last_seen']}"
         yield f"watcher: {watcher['watcher']} on node {watcher['node']}: {state}"
     if not watchers:
-        yield "watcher: none ever named this agent; start `bus-watcher run` on its machine"
-    yield f"last seen: {agent.get('last_seen', 'not since the bus started')}"
+        yield (
+            "watcher: none serves this agent; name it in the configuration of the watcher on its machine and "
+            "start `bus-watcher run`, unless it reads its inbox by itself"
+        )
+    yield f"last request of its own: {agent.get('last_seen', 'none since the bus started')}"

@@ -242,7 +242,7 @@ class Setting:
         words = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "text"}
         text = words.get(self.kind, "a list of texts")
         if self.least is not None:
-            text += f" from {self.least:g}" + (f" to {self.most:g}" if self.most is not None else " up")
+            text += f" from {self.least:.10g}" + (f" to {self.most:.10g}" if self.most is not None else " up")
         return text
 
     def parse(self, value: Any, source: str) -> Any:

@@ -158,7 +158,7 @@ def test_the_command_line_lists_shows_retries_and_drops(admin: Foreign, eventlog
     retried, dropped = dies(admin, "fay", "first"), dies(admin, "fay", "second")
     listed = eventlog("dead", "list", "--agent", "fay")
     assert [line.split()[0] for line in listed.out.splitlines()] == [str(retried), str(dropped)]
-    assert "boss -> fay  TASK  max_attempts after 1 attempts  the last wake ended ok: exit 1:\\nno such" in listed.out
+    assert "boss -> fay  TASK  max_attempts after 1 attempt  the last wake ended ok: exit 1:\\nno such" in listed.out
     assert "2 dead" in eventlog("agents").out
     assert "2 dead" in eventlog("why", "fay").out
     shown = eventlog("dead", "show", retried).out
@@ -174,7 +174,7 @@ def test_the_command_line_lists_shows_retries_and_drops(admin: Foreign, eventlog
     assert eventlog("dead", "list", "--agent", "fay").err == "eventlog: there is no dead letter\n"
     every = eventlog("dead", "list", "--agent", "fay", "--all").out
     assert f"[retried as {again['id']}]" in every
-    assert "[dropped]" in every
+    assert "[dropped: obsolete]" in every
     more = eventlog("dead", "list", "--agent", "fay", "--all", "--limit", "1")
     assert f"--after {retried}" in more.err
     assert eventlog("dead", "show", 10**9).code == 1

@@ -19,7 +19,7 @@ def test_why_says_what_comes_next_in_one_screen(eventlog: CommandLine) -> None:
     said = eventlog("why", "cat")
     assert said.out.startswith("cat: 1 unread after cursor 0")
     assert "never woken" in said.out
-    assert "no watcher" in said.out or "none ever named this agent" in said.out
+    assert "watcher: none serves this agent" in said.out
     assert len(said.out.splitlines()) < 24
     assert eventlog("why", "cat", "--json").json["unread"] == 1
 

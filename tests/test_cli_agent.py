@@ -96,6 +96,16 @@ def test_a_wake_needs_not_say_whose_inbox(eventlog: CommandLine, monkeypatch: py
     assert "-> kim" in eventlog("inbox").out
 
 
+def test_inside_a_wake_an_ack_needs_only_the_cursor(eventlog: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = eventlog("send", "kit", "x", "--json").json["id"]
+    wrong = eventlog("ack", number)
+    assert (wrong.code, "eventlog ack AGENT CURSOR" in wrong.err) == (2, True)
+    monkeypatch.setenv("WAKE_AGENT", "kit")
+    assert eventlog("ack", number).out == f"kit: cursor {number}\n"
+    assert eventlog("ack", "ann").code == 2
+    assert eventlog("ack", "ann", number).out.startswith("ann: cursor "), "who is named counts"
+
+
 def test_waiting_for_mail_ends_empty_with_1(eventlog: CommandLine) -> None:
     started = time.monotonic()
     assert eventlog("inbox", "nobody-writes", "--wait", "0.3").code == 1
@@ -211,6 +221,7 @@ def test_a_wait_outlasts_a_restart_of_the_bus(bus: BusProcess) -> None:
 def test_the_exit_code_says_what_came_of_a_wait(eventlog: CommandLine) -> None:
     late = eventlog("send", "quinn", "x", "--wait", "read", "--timeout", "0.1")
     assert (late.code, late.out.splitlines()[0]) == (5, "status: accepted")
+    assert "has not come as far as read" in late.err
     gone = eventlog("send", "quinn", "x", "--expires", "2020-01-01T00:00:00Z", "--wait", "replied")
     assert (gone.code, gone.out.splitlines()[0]) == (4, "status: accepted  (expired)")
     number = eventlog("send", "quinn", "x", "--json").json["id"]
@@ -228,7 +239,8 @@ def test_a_dead_letter_ends_a_wait_with_3(eventlog: CommandLine, shared_bus: Bus
     admin.report(wake["id"], "dead-1", "ok")
     shown = eventlog("show", number, "--wait", "replied", "--timeout", "60")
     assert (shown.code, shown.out.splitlines()[1]) == (3, "status: dead")
-    assert "max_attempts after 1 attempts" in shown.out
+    assert f"`eventlog dead show {number}`" in shown.err
+    assert "max_attempts after 1 attempt\n" in shown.out
 
 
 @pytest.mark.parametrize(

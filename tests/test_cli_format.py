@@ -102,7 +102,39 @@ def test_why_names_an_agent_that_nobody_serves() -> None:
     )
     assert "never woken" in lines
     assert "next: a wake is due" in lines
-    assert any("start `bus-watcher run`" in line for line in lines)
+    assert any(line.startswith("watcher: none serves this agent; name it in") for line in lines)
+
+
+def test_why_says_when_an_agent_never_asked_anything_itself() -> None:
+    unseen = {name: value for name, value in AGENT.items() if name != "last_seen"}
+    assert list(cli_format.why_lines(unseen))[-1] == "last request of its own: none since the bus started"
+
+
+@pytest.mark.parametrize(
+    ("waited", "said"),
+    [
+        ("reached", ""),
+        ("dead", "message 5 is a dead letter; `eventlog dead show 5` tells why"),
+        ("expired", "message 5 expired before anybody read it"),
+        ("time_over", "the time is over, and message 5 has not come as far as read; `eventlog why mel` tells why"),
+        ("stopping", "the bus is stopping, and message 5 has not come as far as read; `eventlog why mel` tells why"),
+    ],
+)
+def test_a_wait_that_ended_early_says_why_and_where_to_look(waited: str, said: str) -> None:
+    message = {"id": 5, "to_agent": "mel", "receipt": {"waited": waited}}
+    assert cli_format.wait_ended(message, "read") == said
+
+
+def test_a_closed_dead_letter_tells_how_and_why() -> None:
+    letter = {
+        "message_id": 5, "died": TIME, "from_agent": "you", "agent": "mel", "type": "TASK",
+        "reason": "max_attempts", "attempts": 1,
+    }  # fmt: skip
+    told = "     5  2026-11-22 10:20:30  you -> mel  TASK  max_attempts after 1 attempt"
+    assert cli_format.letter_line(letter) == told
+    closed = {"how": "dropped", "reason": "not wanted\n"}
+    assert cli_format.letter_line({**letter, "closed": closed}) == told + "  [dropped: not wanted\\n]"
+    assert cli_format.letter_line({**letter, "closed": {"how": "retried", "retry": 9}}) == told + "  [retried as 9]"
 
 
 def test_an_agents_line_tells_who_serves_it() -> None:

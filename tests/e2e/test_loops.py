@@ -53,7 +53,9 @@ class TestWokenAgents:
         scene.bus.stop()
         scene.bus.start()
         assert tony.call("POST", "/api/send", {"to_agent": "mel", "thread_id": thread}).code == "loop"
-        assert eventlog("thread", "resume", thread).out == f"thread {thread}: resumed\n"
+        resumed = eventlog("thread", "resume", thread)
+        assert resumed.out == f"thread {thread}: resumed\n"
+        assert "what was refused is not sent anew" in resumed.err
         assert told not in eventlog("agents").out
         tony.send("mel", reply_to=scene.events("message")[-1]["id"])
         until(lambda: len(scene.events("thread.stopped")) == 2, why=lambda: str(scene.events()[-3:]))
