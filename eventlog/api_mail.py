@@ -13,6 +13,7 @@ from eventlog.call import Call
 from eventlog.capability import check_within
 from eventlog.errors import BadRequest, TooLarge
 from eventlog.event import ID_MAX, Event, Message, canonical, check_name, compact, decode_json
+from eventlog.mail import check_batch
 from eventlog.receipts import WAITS
 from eventlog.seal import instant, utc_now
 from eventlog.views import Sent
@@ -74,6 +75,7 @@ async def send(call: Call) -> ASGIApp:
     """POST /api/send."""
     decoded = decode_json(await call.body())
     posts = _posts(decoded)
+    check_batch(len(posts), call.config.batch_max)  # before anything is looked up for each of them
     if call.caller.answers is not None:
         posts = [(where, await _answering(call, call.caller.answers, where, post)) for where, post in posts]
     messages = [message for where, post in posts for message in _messages(where, post)]

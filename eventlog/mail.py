@@ -43,6 +43,12 @@ def sees(visible: Visible, event: Event) -> bool:
     return visible is None or event.agent in visible or event.sender in visible
 
 
+def check_batch(count: int, most: int) -> None:
+    """Raises BadRequest if one request holds more than `most` messages."""
+    if count > most:
+        raise BadRequest(f"a request may hold {most} messages, not {count}; send several")
+
+
 class Mail:
     """Sends, reads and acknowledges messages. `cause` tells what a sender's message comes from (Leases.cause)."""
 
@@ -113,8 +119,7 @@ class Mail:
         """The messages, each to one recipient, with what the bus stamps on them."""
         if not messages:
             raise BadRequest("there is no message in this request")
-        if len(messages) > self._batch_max:
-            raise BadRequest(f"a request may hold {self._batch_max} messages, not {len(messages)}; send several")
+        check_batch(len(messages), self._batch_max)
         caused = await self._caused(self._cause(sender))
         parents: dict[tuple[int | None, int | None], _Parent] = {}
         drafts: list[Placed] = []

@@ -154,6 +154,11 @@ class TestWhatItIsRefused:
             assert run.send(body, "/send").code == "forbidden"
         assert run.admin.inbox("somebody-else")["messages"] == []
 
+    def test_more_than_one_request_may_hold_before_any_of_it_is_looked_at(self, run: Run) -> None:
+        """Else a small body of one thread's agent would keep the bus busy for seconds."""
+        answer = run.send([{"to_agent": "somebody-else"}] * 1001)
+        assert (answer.status, answer.code) == (400, "bad_field")
+
     def test_everything_but_sending(self, run: Run) -> None:
         for method, path, body in (
             ("GET", f"/api/inbox?agent={run.agent}", None),
