@@ -64,6 +64,8 @@ def default_template() -> str:
 
 def template_fault(text: str) -> str:
     """What is wrong with a template, in words; "" if it can be used."""
+    if not text.strip():
+        return "is empty, so that the agent would be told nothing"
     template = Template(text)
     if not template.is_valid():
         return "has a $ that begins no name; write $$ for a dollar sign"

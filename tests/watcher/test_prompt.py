@@ -53,6 +53,7 @@ def test_a_template_may_use_every_name_and_no_other() -> None:
         assert template_fault(f"${{{name}}} costs $$5") == ""
     assert "names $key, not one of $agent" in template_fault("$key")
     assert "begins no name" in template_fault("5$")
+    assert "is empty" in template_fault(" \n")
     assert template_fault(default_template()) == ""
     assert set(Template(default_template()).get_identifiers()) == set(NAMES) - {"end"}
 
