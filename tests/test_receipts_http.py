@@ -23,7 +23,13 @@ def admin(shared_bus: BusProcess) -> Foreign:
 def asking(client: Foreign, target: str) -> Iterator[list[Answer]]:
     """A request in a thread of its own; its answer is in the list when the block has ended."""
     answers: list[Answer] = []
-    thread = threading.Thread(target=lambda: answers.append(client.call("GET", target)))
+
+    def ask() -> None:
+        while (answer := client.call("GET", target)).status == 429:
+            pass  # a look of `taken` had the only seat just then
+        answers.append(answer)
+
+    thread = threading.Thread(target=ask)
     thread.start()
     try:
         yield answers

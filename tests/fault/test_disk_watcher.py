@@ -265,7 +265,8 @@ def test_the_state_folder_is_deleted(scene: Scene, make: Make) -> None:
 def test_the_state_folder_is_copied_to_another_machine(
     scene: Scene, make: Make, tmp_path: Path, differs: dict[str, str]
 ) -> None:
-    table = scene.agent("--hold", **LIMITS)
+    # Nothing of it is to run out, however slowly the second starts.
+    table = scene.agent("--hold", timeout=60, start_within=30)
     first = make(table).start()
     accepted = [scene.boss.send("mel")]
     until(lambda: scene.runs("start"))
