@@ -140,6 +140,8 @@ class TestHowToAnswer:
 
 def commands(text: str) -> dict[str, str]:
     """The commands of a prompt, by their program."""
-    found = re.findall(r"^(?:\w+=\S+ )*(eventlog|curl) .*?^END-OF-ANSWER-\w+$", text, re.M | re.S)
-    whole = re.finditer(r"^(?:\w+=\S+ )*(?:eventlog|curl) .*?^END-OF-ANSWER-\w+$", text, re.M | re.S)
-    return dict(zip(found, [one[0] for one in whole], strict=True))
+    found = re.findall(r"^(?:\w+=\S+ )*(eventlog|curl) .*?^END-OF-ANSWER\S*$", text, re.M | re.S)
+    whole = re.finditer(r"^(?:\w+=\S+ )*(?:eventlog|curl) .*?^END-OF-ANSWER\S*$", text, re.M | re.S)
+    shown = dict(zip(found, [one[0] for one in whole], strict=True))
+    assert set(shown) == {"eventlog", "curl"}
+    return shown
