@@ -314,7 +314,10 @@ class EventLog:
         fields = {"name": name, "kind": kind, "agents": list(agents), "peer": peer, "sha256": sha256}
         async with self._token_turn:
             if self._roster.by_name(name) is not None:
-                raise BadRequest(f"there is a token {name!r}; revoke it, or take another name", field="name")
+                raise BadRequest(
+                    f"there is a token {name!r}; `eventlog token revoke {name}` ends it, or take another name",
+                    field="name",
+                )
             return await self._append("token.created", {k: v for k, v in fields.items() if v is not None})
 
     async def token_revoked(self, name: str) -> None:

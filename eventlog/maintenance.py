@@ -155,7 +155,9 @@ def token_create(
 
     def decide(good: dict[str, TokenRow]) -> Draft:
         if fold(name) in good:
-            raise BadRequest(f"there is a token {name!r}; revoke it, or take another name", field="name")
+            raise BadRequest(
+                f"there is a token {name!r}; `eventlog token revoke {name}` ends it, or take another name", field="name"
+            )
         return Draft("token.created", {**fields, "sha256": sha256})
 
     asyncio.run(_append(data_dir, decide))

@@ -29,6 +29,11 @@ EXIT_CODES: Final = {
     EXIT_CONFIG: "a setting, or a file that the program needs, is wrong",
 }
 
+#: What `check` says of a pointer to the inbox whose 200 would acknowledge a message that nobody has read.
+_POINTER_TO_EACH = (
+    'the waker openclaw says only that mail is there; with ack = "exit", which deliver = "each" brings along, the '
+    'gateway\'s 200 would acknowledge the message unread: set deliver = "all", or take the waker openclaw-agent'
+)
 #: What `check` says of a command that wakes nobody any more.
 _CRON_WAKE_GONE: Final = (
     "{where} calls `openclaw cron wake`, which OpenClaw 2026.9.6 does not have any more: it exits 1 and wakes nobody; "
@@ -127,6 +132,8 @@ def _doubts(agent: "AgentSettings") -> Iterator[str]:
             yield missing
         if gone := command.gone(agent.command, agent.cwd):
             yield _CRON_WAKE_GONE.format(where=gone)
+    if agent.waker == "openclaw" and agent.ack == "exit":
+        yield _POINTER_TO_EACH
     for file in (agent.token_file, agent.secret_file) if agent.waker != "command" else ():
         try:
             if file:

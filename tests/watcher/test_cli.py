@@ -260,6 +260,14 @@ def test_check_tells_of_a_command_that_wakes_nobody_any_more(tmp_path: Path) -> 
     assert "bus-watcher init openclaw" in done.stderr
 
 
+@pytest.mark.parametrize(("deliver", "warns"), [("each", True), ("all", False)])
+def test_check_warns_of_a_pointer_that_would_acknowledge(tmp_path: Path, deliver: str, warns: bool) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f'[defaults]\ndeliver = "each"\n[agents.mel]\nwaker = "openclaw"\ndeliver = "{deliver}"\n')
+    said = call(tmp_path, "check", "--config", str(path)).stderr
+    assert ("would acknowledge the message unread" in said) is warns
+
+
 def test_check_tells_of_a_secret_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(f"[defaults]\nwaker = 'openclaw'\ntoken_file = '{tmp_path}/hooks'\n[agents.mel]\n")
