@@ -204,12 +204,12 @@ def _deadline(event: Event) -> list[Write]:
     writes: list[Write] = []
     if "deadline" in fields and event.sender not in RESERVED:
         told = msgspec.convert(fields, _Deadline)
-        writes.append(("put_deadline", (event.id, event.agent, instant(told.deadline), told.awaits)))
+        writes.append(("put_deadline", (event.id, event.agent, event.sender, instant(told.deadline), told.awaits)))
     answered = fields.get("reply_to")
     if answered is not None and event.sender == "bus" and fields.get("type") == DEADLINE:
         writes.append(("drop_deadline", (answered,)))
     elif answered is not None:
-        writes.append(("answer_deadline", (answered, event.sender)))
+        writes.append(("answer_deadline", (answered, event.sender, event.agent)))
     return writes
 
 

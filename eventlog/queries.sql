@@ -253,15 +253,15 @@ ORDER BY w.id DESC LIMIT 1
 
 -- name: put_deadline
 -- A message that is to be read, or answered, by a time.
-INSERT INTO deadlines (message_id, agent, due, awaits) VALUES (?, ?, ?, ?)
+INSERT INTO deadlines (message_id, agent, sender, due, awaits) VALUES (?, ?, ?, ?, ?)
 
 -- name: read_deadlines
 -- An agent has read up to a cursor.
 DELETE FROM deadlines WHERE agent = ? AND message_id <= ? AND awaits = 'read'
 
 -- name: answer_deadline
--- A message has an answer; it counts if it is its recipient's. Who answers has read, too.
-DELETE FROM deadlines WHERE message_id = ? AND agent = ?
+-- A message has an answer; it counts if it goes from its recipient to its sender. Who answers has read, too.
+DELETE FROM deadlines WHERE message_id = ? AND agent = ? AND sender = ?
 
 -- name: drop_deadline
 -- A message is dead, or its sender was told that the deadline has passed.

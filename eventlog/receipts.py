@@ -106,10 +106,12 @@ class Receipts:
         await self._hub.wait(wanted, cursor, timeout_s)
 
     async def _replies(self, message: Event) -> tuple[Passed, ...]:
-        """What the message's recipient answered to it; the bus's own notices of it are no answers."""
+        """What the message's recipient answered its sender; what it asked of others meanwhile is no answer, nor is the
+        bus's own notice."""
         ids = await self._store.replies(message.id, RECEIPT_ENTRIES_MAX)
         replies = [await self._store.event(reply_id) for reply_id in ids]
-        return tuple(_passed(reply) for reply in replies if reply is not None and reply.sender == message.agent)
+        between = (message.agent, message.sender)
+        return tuple(_passed(one) for one in replies if one is not None and (one.sender, one.agent) == between)
 
     async def _dead(self, message_id: int) -> Died | None:
         letter = await self._store.dead_letter(message_id)

@@ -1,10 +1,11 @@
 -- What is told of messages later on: deadlines that still run, and which dead letters a person has dealt with.
 
 -- The messages whose sender is to be told unless they are read, or answered, in time: gone once that is so, once they
--- are dead, and once their sender was told. `agent` is folded; `due` is UTC with microseconds.
+-- are dead, and once their sender was told. `agent` and `sender` are folded; `due` is UTC with microseconds.
 CREATE TABLE deadlines (
     message_id INTEGER PRIMARY KEY,
     agent      TEXT NOT NULL,
+    sender     TEXT NOT NULL,
     due        TEXT NOT NULL,
     awaits     TEXT NOT NULL
 ) STRICT;

@@ -118,6 +118,7 @@ CREATE INDEX dead_letters_open ON dead_letters (agent COLLATE NOCASE) WHERE clos
 CREATE TABLE deadlines (
     message_id INTEGER PRIMARY KEY,
     agent      TEXT NOT NULL,
+    sender     TEXT NOT NULL,
     due        TEXT NOT NULL,
     awaits     TEXT NOT NULL
 ) STRICT;

@@ -136,10 +136,11 @@ class TestDeadlines:
         await bench.goes_on(60)
         assert len(await bench.told()) == count
 
-    async def test_an_answer_of_somebody_else_is_none(self, bench: Bench) -> None:
+    async def test_an_answer_of_or_to_somebody_else_is_none(self, bench: Bench) -> None:
         first = await bench.message(deadline=bench.moment(60), awaits="replied")
         await bench.message("mel", "tony", reply_to=first, thread_id=first)
         await bench.message("mel", "ann", reply_to=first, thread_id=first)
+        await bench.message("ann", "mel", reply_to=first, thread_id=first)
         await bench.goes_on(60)
         assert len(await bench.told()) == 1
 

@@ -131,7 +131,9 @@ async def test_each_step_ends_the_wait_for_it_and_no_other(log: EventLog) -> Non
         assert not done.task.done(), "a wake has it in hand still"
         await report(log, granted, "ok")
         assert (await done.receipt())["waited"] == "reached"
-        reply = await send(log, "ann", sender="mel", reply_to=first.id)
+        await send(log, "ann", sender="mel", reply_to=first.id)
+        assert not replied.task.done(), "what it asked of another is no answer"
+        reply = await send(log, "tony", sender="mel", reply_to=first.id)
         assert (await replied.receipt())["replies"][0]["id"] == reply.id
 
 

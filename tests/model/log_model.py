@@ -252,7 +252,8 @@ class LogInMemory(PureLog):
             read = later.agent == message.agent and told["cursor"] >= message.id
             return read and message.fields["awaits"] == "read"
         if later.event == "message":
-            return told.get("reply_to") == message.id and later.sender == message.agent
+            between = (message.agent, message.sender)
+            return told.get("reply_to") == message.id and (later.sender, later.agent) == between
         return later.event == "dead_letter" and told["message_id"] == message.id
 
     def token_rows(self) -> list[TokenRow]:
