@@ -117,7 +117,9 @@ async def test_each_message_is_a_run_in_order_and_what_it_prints_its_reply(
     assert [f"| {text}\n" in report["reply"] for text, (_, report) in zip(texts, bus.reports, strict=True)] == [
         True
     ] * 3
-    assert list((tmp_path / "state").rglob("run")) == [], "the private folder goes with its key's"
+    await until(
+        lambda: not list((tmp_path / "state").glob("agents/mel/*/run")), "the private folder goes with its key's"
+    )
 
 
 async def test_a_reply_that_the_bus_finds_too_large_is_told_in_part(bus: FakeBus, watch: Watch, table: Table) -> None:
