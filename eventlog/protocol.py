@@ -32,6 +32,12 @@ class Connection(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever its type says
         return cycle is not None and not cycle.response_complete
 
+    @property
+    def unused(self) -> bool:
+        """Whether no request has come yet: one may be on its way."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None and not self.transport.is_closing()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client has connected."""
         super().connection_made(transport)

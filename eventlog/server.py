@@ -192,7 +192,11 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._ending.wait(), 1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends followers with a whole frame, then answers what is in flight, then closes."""
+        """Ends followers with a whole frame, then answers what is in flight, then closes.
+
+        A connection that was accepted just now brings its request at once: closed before, it would be reset, though
+        with socket activation nobody is to be refused in a restart.
+        """
         systemd.notify("STOPPING=1")
         self._desk.stopping = True
         for server in self.servers:
@@ -200,7 +204,7 @@ class _Server(uvicorn.Server):
         self._desk.bus.end_followers()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace_s
-        while self._busy() and loop.time() < deadline:  # noqa: ASYNC110 - uvicorn tells nobody when an answer is over
+        while (self._busy() or self._unused()) and loop.time() < deadline:  # noqa: ASYNC110 - uvicorn tells nobody when an answer is over
             await asyncio.sleep(0.01)
         for connection in self._busy():
             connection.transport.abort()
@@ -209,6 +213,10 @@ class _Server(uvicorn.Server):
     def _busy(self) -> list[Connection]:
         """The connections on which something is being answered."""
         return [c for c in self.server_state.connections if isinstance(c, Connection) and c.busy]
+
+    def _unused(self) -> bool:
+        """Whether there is a connection on which nothing was asked yet."""
+        return any(isinstance(c, Connection) and c.unused for c in self.server_state.connections)
 
 
 async def _keep_watchdog() -> None:

@@ -20,7 +20,7 @@ from eventlog.errors import EXIT_COMMIT_FAILED, EXIT_CONFIG
 from eventlog.server import EXIT_TAKEN
 from eventlog.tokens import digest_of
 from tests.e2e.foreign import Foreign
-from tests.raw import connect, exchange, receive, request
+from tests.raw import connect, exchange, read_answer, receive, request
 from tests.support import ROOT, BusProcess, clean_environment, until
 
 pytestmark = pytest.mark.e2e
@@ -47,6 +47,15 @@ def follow(bus: BusProcess) -> socket.socket:
     while b"retry: 2000\n" not in seen:
         seen += receive(sock)
     return sock
+
+
+def is_refused(bus: BusProcess) -> bool:
+    """Whether the bus accepts no connections any more."""
+    try:
+        connect(bus.url).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 class TestFirstStart:
@@ -157,6 +166,16 @@ class TestEnd:
     @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_it_with_0(self, bus: BusProcess, sign: signal.Signals) -> None:
         assert bus.kill(sign) == 0
+
+    def test_a_connection_that_was_accepted_is_answered_though_its_request_comes_late(self, tmp_path: Path) -> None:
+        with BusProcess(tmp_path, options=["--shutdown-grace-s", "20"]) as bus, connect(bus.url) as sock:
+            # Connections are accepted in order: once a later one is answered, this one is the bus's.
+            assert Foreign(bus.url, bus.admin_token).call("GET", "/healthz").status == 200
+            bus.process.send_signal(signal.SIGTERM)
+            until(lambda: is_refused(bus))
+            sock.sendall(request("GET", "/healthz", host="localhost"))
+            assert read_answer(sock).status == 200
+            assert bus.process.wait(30) == 0
 
     def test_500_followers_end_with_a_whole_frame_and_the_bus_within_a_second(self, bus: BusProcess) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
