@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -49,10 +49,8 @@ class Runner(threading.Thread):
         came: dict[Cell, Came],
         *,
         power: bool,
-        expected: Mapping[Key, str],
     ) -> None:
         super().__init__(daemon=True)
-        self._expected = expected
         self._kind = kind
         self._place = place
         self._cells = cells
@@ -74,11 +72,7 @@ class Runner(threading.Thread):
             with self._kind(self._place / str(self._lanes), power=self._power) as lane:
                 while not self._cells.empty():
                     cell = self._cells.get_nowait()
-                    told = lane.cell(cell)
-                    if told != self._expected.get(key_of(cell), told):
-                        # Who comes to a point first is held there: at times that is another agent's ask.
-                        told = lane.cell(cell)
-                    self._came[cell] = Came(told)
+                    self._came[cell] = Came(lane.cell(cell))
                 lane.close()
         except queue.Empty:
             raise
@@ -99,9 +93,7 @@ def power(tmp_path_factory: pytest.TempPathFactory) -> bool:
 
 
 @pytest.fixture(scope="module")
-def came(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, power: bool, expected: Mapping[Key, str]
-) -> Mapping[Cell, Came]:
+def came(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, power: bool) -> Mapping[Cell, Came]:
     """What came of every cell that this run has a test of."""
     names = {item.name for item in request.session.items}
     wanted = [cell for cell in RUN if f"test_cell[{cell}]" in names]
@@ -114,9 +106,8 @@ def came(
             queues[Opening if cell.row.occasion in ("a first start", "a restore") else Lane].put(cell)
     place = tmp_path_factory.mktemp("matrix")
     found: dict[Cell, Came] = {}
-    how: dict[str, Any] = {"power": power, "expected": {} if WRITE else expected}
-    runners = [Runner(Opening, place / "opening", queues[Opening], found, **how)]
-    runners += [Runner(Lane, place / f"lane-{n}", queues[Lane], found, **how) for n in range(LANES)]
+    runners = [Runner(Opening, place / "opening", queues[Opening], found, power=power)]
+    runners += [Runner(Lane, place / f"lane-{n}", queues[Lane], found, power=power) for n in range(LANES)]
     try:
         for runner in runners:
             runner.join()
