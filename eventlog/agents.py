@@ -109,6 +109,11 @@ class AgentState(msgspec.Struct, frozen=True):
         """The limits of the last wake: what the bus's own sweep decides by."""
         return self.wake.limits if self.wake is not None else Limits()
 
+    @property
+    def awaited(self) -> bool:
+        """Whether an ack may be due, so that a sign of life counts."""
+        return any(s.ok for s in self.segments)
+
     def clock_ids(self) -> set[int]:
         """The ids whose times still matter for deciding."""
         ids = {self.activity, self.failed, self.started, *(s.ok for s in self.segments)}
@@ -137,7 +142,7 @@ def apply(state: AgentState, event: Event) -> AgentState:
 
 
 def _message(state: AgentState, event: Event) -> AgentState:
-    if not any(s.ok for s in state.segments):
+    if not state.awaited:
         return state
     return msgspec.structs.replace(state, activity=event.id)
 

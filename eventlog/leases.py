@@ -82,6 +82,8 @@ class Leases:
             if agent is None:
                 continue
             state = self._store.agent(agent)
+            if event.event == "message" and state.version < event.id:
+                continue  # it changed nothing, so nothing will ask when it was
             self._clock.saw(state, event.id, now)
             self._starts.saw(event, now)
             if event.event == "wake.started" and state.wake is not None:

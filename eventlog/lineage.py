@@ -12,7 +12,7 @@ from eventlog import reads
 from eventlog.crashpoint import reached
 from eventlog.event import GENESIS, Draft
 from eventlog.projections import Projector, load_agents
-from eventlog.queries import SQL
+from eventlog.queries import SQL, run_all
 from eventlog.seal import Row, seal, utc_now
 
 #: How far past the head a restored log's first own id is at least: no id of the log that went on meanwhile.
@@ -110,9 +110,9 @@ def _close_wakes(connection: sqlite3.Connection, next_id: int, previous: bytes, 
             "by": "bus",
             "detail": "restored from a backup",
         }
-        event, row = seal(Draft("wake.finished", fields), next_id + len(rows), time, previous, None, 0)
+        event, row = seal(Draft("wake.finished", fields), next_id + len(rows), time, previous, None, 0, b"")
         previous = event.hash
         projector.apply(event)
         rows.append(row)
-    connection.executemany(SQL["insert_event"], rows)
+    run_all(connection, "insert_event", rows)
     projector.write(connection)

@@ -75,9 +75,10 @@ class Notices:
 
     def saw(self, events: Iterable[Event]) -> None:
         """Note whom these events, which were just appended, are for."""
+        late = self._wall() + self._after_s
         for event in events:
             if self._after_s and event.event == "message":
-                self._waiting.setdefault(event.agent, self._wall() + self._after_s)
+                self._waiting.setdefault(event.agent, late)
 
     async def sweep(self) -> None:
         """Tell what is due. After a restore, only once the log need not keep quiet any more."""

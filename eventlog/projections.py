@@ -6,13 +6,14 @@ Nothing here knows where events come from: the engine applies them as they are a
 import itertools
 import sqlite3
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Annotated, Any
 
 import msgspec
 
 from eventlog.agents import AgentState, Limits, apply, concerned
 from eventlog.event import NAME, RESERVED, Event, fold
-from eventlog.queries import SQL
+from eventlog.queries import SQL, run_all
 from eventlog.seal import Id, instant
 
 #: The tables that can be dropped and rebuilt.
@@ -120,6 +121,10 @@ def changes(event: Event, find: Find) -> tuple[list[Agent], list[Write]]:
 
 
 def _agents(event: Event, find: Find) -> list[Agent]:
+    if event.event == "message" and find(event.agent) is not None:
+        sender = find(event.sender)
+        if sender is not None and (sender.known or event.sender in RESERVED) and not sender.state.awaited:
+            return []  # as nearly always: both are known already, and the sender has no ack due
     changed: dict[str, Agent] = {}
     for name, folded, known in _named(event):
         agent = changed.get(folded) or find(folded)
@@ -242,10 +247,9 @@ class Projector:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write the rows, in the order of the events; inside the caller's transaction."""
-        for name, run in itertools.groupby(self.writes, key=lambda write: write[0]):
-            connection.executemany(SQL[name], [values for _, values in run])
-        if self.agents:
-            connection.executemany(SQL["put_agent"], [_row(name, agent) for name, agent in self.agents.items()])
+        for name, run in itertools.groupby(self.writes, key=itemgetter(0)):
+            run_all(connection, name, [values for _, values in run])
+        run_all(connection, "put_agent", [_row(name, agent) for name, agent in self.agents.items()])
 
 
 def _row(name: str, agent: Agent) -> tuple[Any, ...]:

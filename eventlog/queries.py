@@ -1,9 +1,19 @@
-"""The named statements of queries.sql."""
+"""The named statements of queries.sql, and how one of them is run for many rows."""
 
 import re
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
+from itertools import chain
+from typing import Any
+
+#: How many rows share a statement, the most first. Each statement is one step outside Python's lock; one for each row
+#: would have the writer wait for that lock again and again while the event loop computes.
+ROWS = (64, 16, 4, 1)
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_VALUES = re.compile(r"^VALUES (\(.*?\))(?=\nON |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def _load() -> dict[str, str]:
@@ -13,3 +23,21 @@ def _load() -> dict[str, str]:
 
 #: Every statement that runs against a log, by name.
 SQL: dict[str, str] = _load()
+
+
+def run_all(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Run a statement for each of `rows`, in order; an INSERT whose VALUES begin a line for many of them at once."""
+    if _VALUES.search(SQL[name]) is None:
+        connection.executemany(SQL[name], rows)
+        return
+    done = 0
+    for size in ROWS:
+        while len(rows) - done >= size:
+            connection.execute(_of_many(name, size), tuple(chain.from_iterable(rows[done : done + size])))
+            done += size
+
+
+@cache
+def _of_many(name: str, size: int) -> str:
+    """A statement with its VALUES so many times."""
+    return _VALUES.sub(lambda found: f"VALUES {', '.join([found[1]] * size)}", SQL[name])

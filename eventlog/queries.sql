@@ -2,10 +2,12 @@
 -- Columns of an event are always selected in the order of eventlog.event.Event's fields.
 
 -- name: insert_event
--- Append one event. Header and payload come as bytes: they were encoded once already.
+-- Append one event. Header and payload come as bytes: they were encoded once already. What a column has no value for
+-- comes as -1, '' or an empty blob (eventlog/seal.py says why).
 INSERT INTO events (id, event, time, agent, sender, thread_id, reply_to, expires, scope, key, part, request,
                     header, salt, digest, hash, payload)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT))
+VALUES (?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, -1), nullif(?, -1), nullif(?, ''), nullif(?, ''), nullif(?, ''),
+        nullif(?, -1), nullif(?, x''), CAST(? AS TEXT), nullif(?, x''), ?, ?, CAST(nullif(?, x'') AS TEXT))
 
 -- name: head
 -- The newest event's id and hash.
@@ -120,14 +122,16 @@ SELECT spelled, known, state FROM agents ORDER BY name
 
 -- name: put_agent
 -- Store an agent's state.
-INSERT INTO agents (name, spelled, known, version, cursor, state) VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT))
+INSERT INTO agents (name, spelled, known, version, cursor, state)
+VALUES (?, ?, ?, ?, ?, CAST(? AS TEXT))
 ON CONFLICT (name) DO UPDATE SET
     spelled = excluded.spelled, known = excluded.known, version = excluded.version, cursor = excluded.cursor,
     state = excluded.state
 
 -- name: put_thread
 -- Count one more message in a thread.
-INSERT INTO threads (id, messages, last, hops) VALUES (?, 1, ?, ?)
+INSERT INTO threads (id, messages, last, hops)
+VALUES (?, 1, ?, ?)
 ON CONFLICT (id) DO UPDATE SET messages = messages + 1, last = excluded.last, hops = max(hops, excluded.hops)
 
 -- name: put_thread_wake

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -50,42 +51,65 @@ class Columns(msgspec.Struct, frozen=True):
         )
 
 
-#: The log's row of an event: the values of queries.sql's `insert_event`.
+#: The log's row of an event: the values of queries.sql's `insert_event`. -1, "" and no bytes stand for NULL, and bytes
+#: are bytearrays: Python's driver stores these as they are, but looks for an adapter of every None and every bytes
+#: object, which took more time than all that SQLite does for a row.
 Row = tuple[Any, ...]
+_NO_KEY = ("", "", -1, bytearray())
 
 
-def seal(draft: Draft, id_: int, time: str, previous: bytes, key: Key | None, part: int) -> tuple[Event, Row]:
+def salts(count: int) -> Iterator[bytes]:
+    """So many salts, from one call for all: each call lets go of Python's lock, which is long in coming back."""
+    drawn = os.urandom(SALT_BYTES * count)
+    return (drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES))
+
+
+def seal(
+    draft: Draft, id_: int, time: str, previous: bytes, key: Key | None, part: int, salt: bytes
+) -> tuple[Event, Row]:
     """The event that `draft` becomes under this id, after the event with hash `previous`, and its row.
 
-    `time` is RFC 3339 in UTC. Raises TypeError, ValueError or msgspec.ValidationError if the draft is none that can be
-    stored.
+    `time` is RFC 3339 in UTC; `salt` is used for a message alone. Raises TypeError, ValueError or
+    msgspec.ValidationError if the draft is none that can be stored.
     """
-    fields = dict(draft.fields)
-    fields["id"] = id_
-    fields["event"] = draft.event
-    fields["time"] = time
-    message = draft.event == "message"
-    if message and fields.get("thread_id") is None:
-        fields["thread_id"] = id_
-    payload = (draft.payload or b"null") if message else None
+    kind = draft.event
+    fields = {**draft.fields, "id": id_, "event": kind, "time": time}
+    if kind != "message":
+        payload, salt = None, b""
+    else:
+        payload = draft.payload or b"null"
+        if fields.get("thread_id") is None:
+            fields["thread_id"] = id_
     header = canonical(fields)
-    columns = msgspec.convert(fields, Columns).values()
-    salt = os.urandom(SALT_BYTES) if message else None
-    digest = payload_digest(salt or b"", payload)
+    _, _, agent, sender, thread_id, reply_to, expires = msgspec.convert(fields, Columns).values()
+    digest = payload_digest(salt, payload)
     hash_ = chain(previous, header, digest)
-    event = Event(id_, draft.event, columns[2] or "", columns[3] or "", header, payload, hash_)
+    event = Event(id_, kind, agent or "", sender or "", header, payload, hash_)
     # What `fields` would decode from the header again; every event that is appended is read by several right away.
     event.__dict__["fields"] = fields
-    return event, (id_, *columns, *keyed(key, part), header, salt, digest, hash_, payload)
+    return event, (
+        id_,
+        kind,
+        time,
+        event.agent,
+        event.sender,
+        -1 if thread_id is None else thread_id,
+        -1 if reply_to is None else reply_to,
+        expires or "",
+        *(_NO_KEY if key is None else keyed(key, part)),
+        bytearray(header),
+        bytearray(salt),
+        bytearray(digest),
+        bytearray(hash_),
+        bytearray(payload or b""),
+    )
 
 
-def keyed(key: Key | None, part: int) -> tuple[str | None, str | None, int | None, bytes | None]:
+def keyed(key: Key, part: int) -> tuple[str, str, int, bytearray]:
     """scope, key, part, request: as stored. They are not in the header, so the chain does not cover them: a checksum of
     all four at the end of `request` does."""
-    if key is None:
-        return None, None, None, None
     checksum = zlib.crc32(msgspec.json.encode((key.scope, key.key, part)) + key.request)
-    return key.scope, key.key, part, key.request + checksum.to_bytes(CHECKSUM_BYTES)
+    return key.scope, key.key, part, bytearray(key.request + checksum.to_bytes(CHECKSUM_BYTES))
 
 
 def utc_now(now: float) -> str:

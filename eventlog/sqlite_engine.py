@@ -17,8 +17,8 @@ from eventlog.errors import TooManyRequests, Unavailable
 from eventlog.event import Event
 from eventlog.head import Head
 from eventlog.projections import Projector
-from eventlog.queries import SQL
-from eventlog.seal import Row, seal, utc_now
+from eventlog.queries import SQL, run_all
+from eventlog.seal import Row, salts, seal, utc_now
 from eventlog.store import Store
 
 Answer = Appended | Replayed | Stale
@@ -155,11 +155,14 @@ class SqliteEngine:
 class _Group:
     """One transaction in the making: each request is decided after those before it, before anything is written."""
 
-    def __init__(self, connection: sqlite3.Connection, store: Store, tail: tuple[int, bytes], time_: str) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, store: Store, tail: tuple[int, bytes], time_: str, drafts: int
+    ) -> None:
         self._connection = connection
         self._time = time_
         self.tail = tail
         self.projector = Projector(store.find)
+        self._salts = salts(drafts)
         self.events: list[Event] = []
         self.rows: list[Row] = []
         self.answers: list[Answer | Exception] = []
@@ -182,19 +185,21 @@ class _Group:
             agent = self.projector.find(name)
             if (agent.state.version if agent is not None else 0) != version:
                 return Stale()
-        projector = Projector(self.projector.find)
+        # One draft is followed whole or not at all; several need a place of their own until the last one is.
+        projector = self.projector if len(request.drafts) == 1 else Projector(self.projector.find)
         events: list[Event] = []
         rows: list[Row] = []
         id_, hash_ = self.tail
         for part, draft in enumerate(request.drafts):
             id_ += 1
-            event, row = seal(draft, id_, self._time, hash_, request.key, part)
+            event, row = seal(draft, id_, self._time, hash_, request.key, part, next(self._salts))
             hash_ = event.hash
             projector.apply(event)
             events.append(event)
             rows.append(row)
         self.tail = (id_, hash_)
-        self.projector.take(projector)
+        if projector is not self.projector:
+            self.projector.take(projector)
         self.events += events
         self.rows += rows
         if request.key is not None:
@@ -217,7 +222,7 @@ class _Group:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             reached("bus.append.begun")
-            self._connection.executemany(SQL["insert_event"], self.rows)
+            run_all(self._connection, "insert_event", self.rows)
             reached("bus.append.inserted")
             self.projector.write(self._connection)
             reached("bus.append.projected")
@@ -233,7 +238,7 @@ def _append_all(
     connection: sqlite3.Connection, requests: list[Append], store: Store, tail: tuple[int, bytes], time_: str
 ) -> _Group:
     """On the writer's thread: decide every request in order, write them in one transaction."""
-    group = _Group(connection, store, tail, time_)
+    group = _Group(connection, store, tail, time_, sum(len(request.drafts) for request in requests))
     for request in requests:
         group.take(request)
     group.write()

@@ -182,7 +182,7 @@ def test_a_rebuild_that_fails_changes_nothing(full: Path) -> None:
 @settings(deadline=None)
 @given(draft=DRAFTS)
 def test_changes_is_pure(draft: Draft) -> None:
-    event, _ = seal(draft, 31, "2026-11-22T10:00:00.000000Z", bytes(32), None, 0)
+    event, _ = seal(draft, 31, "2026-11-22T10:00:00.000000Z", bytes(32), None, 0, b"")
     find: Callable[[str], None] = lambda name: None  # noqa: E731
     first = changes(event, find)
     assert changes(event, find) == first

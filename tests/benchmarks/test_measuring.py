@@ -1,8 +1,10 @@
 """The measuring itself: answers are told apart, ratios are taken round by round, and floors do the bus's work."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -72,8 +74,15 @@ def test_a_goal_that_was_not_measured_says_so() -> None:
     assert {goal.verdict(samples()) for goal in GOALS} == {("", "not measured")}
 
 
-def test_bare_sqlite_stores_what_the_bus_stores(tmp_path: Path) -> None:
-    assert commits_per_s(tmp_path, 10, 0.02) > 0
+def test_bare_sqlite_stores_the_same_rows_in_either_way(tmp_path: Path) -> None:
+    def stored(name: str, *, ours: bool) -> list[object]:
+        assert commits_per_s(tmp_path / name, 10, 0.02, ours=ours) > 0
+        with closing(sqlite3.connect(tmp_path / name / "bare.db")) as connection:
+            shown = "id, agent, sender, thread_id, reply_to, expires, scope, key, part, request, payload"
+            columns = f"{shown}, typeof(header), typeof(salt), typeof(digest), typeof(hash)"
+            return connection.execute(f"SELECT {columns} FROM events WHERE id <= 10 ORDER BY id").fetchall()
+
+    assert stored("plain", ours=False) == stored("ours", ours=True)
 
 
 def test_a_built_log_is_kept_and_verifies(tmp_path: Path) -> None:
