@@ -1,6 +1,6 @@
-"""Routes: HTTP <-> EventLog, nothing else. ROUTES is the one list of them; `make_app` serves it."""
+"""Routes: HTTP <-> EventLog, nothing else. ROUTES is the one list of them; Application serves it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
@@ -15,6 +15,9 @@ from eventlog.errors import EventlogError, Forbidden, MethodNotAllowed, NotFound
 from eventlog.gate import Gate, own_names
 from eventlog.openapi import document
 from eventlog.web import ClientGone, json_response, problem
+
+#: Answers a request.
+Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
 
 _log = structlog.get_logger()
 
@@ -57,6 +60,7 @@ ROUTES: tuple[Route, ...] = (
         params=("agent", "event", "after", "heartbeat", "watcher", "node", "log", "token"),
         repeated=("agent", "event"),
         headers=("Last-Event-ID",),
+        streams=True,
     ),
     Route("POST", "/api/wakes", api_agents.ask, WATCHERS, "Ask for a wake", body=api_agents.Asked, answers=_WAKE),
     Route("PATCH", "/api/wakes/{id}", api_agents.report, WATCHERS, "Report how a wake ended", body=api_agents.Reported),
@@ -84,6 +88,7 @@ ROUTES: tuple[Route, ...] = (
         AUDITORS,
         "A page of the log, or all of it as NDJSON",
         params=("after", "before", "limit", "agent", "event", "thread"),
+        streams=True,
     ),
     Route(
         "GET",
@@ -162,24 +167,43 @@ ROUTES: tuple[Route, ...] = (
 )
 
 
-def make_app(desk: Desk) -> ASGIApp:
-    """The whole application: the gate, and behind it the routes."""
-    by_path: dict[str, dict[str, Route]] = {}
-    for route in ROUTES:
-        by_path.setdefault(route.path, {})[route.method] = route
-    endpoints = {path: _Endpoint(desk, routes) for path, routes in by_path.items()}
-    router = Router(
-        [Place(path, endpoint) for path, endpoint in endpoints.items()], redirect_slashes=False, default=_nowhere
-    )
-    fixed = {path: endpoint for path, endpoint in endpoints.items() if "{" not in path}
+class Application:
+    """The whole application: the gate, and behind it the routes.
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    It speaks ASGI. Beside that it has a short way for a request that is here whole and has a whole answer (`direct`).
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        by_path: dict[str, dict[str, Route]] = {}
+        for route in ROUTES:
+            by_path.setdefault(route.path, {})[route.method] = route
+        endpoints = {path: _Endpoint(desk, routes) for path, routes in by_path.items()}
+        self._router = Router(
+            [Place(path, endpoint) for path, endpoint in endpoints.items()], redirect_slashes=False, default=_nowhere
+        )
         # A path without parts to fill in needs no pattern: a look-up finds what the router would.
-        await (fixed.get(scope.get("path", ""), router))(scope, receive, send)
+        self._fixed = {path: endpoint for path, endpoint in endpoints.items() if "{" not in path}
+        config = desk.config
+        hosts, origins = (config.host, *own_names(), *config.allowed_hosts), config.allowed_origins
+        self._shared = bool(origins)
+        self._gate = Gate(_shared_with(self._route, origins), hosts=hosts, origins=origins)
 
-    config = desk.config
-    hosts, origins = (config.host, *own_names(), *config.allowed_hosts), config.allowed_origins
-    return Gate(_shared_with(app, origins), hosts=hosts, origins=origins)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI has it."""
+        await self._gate(scope, receive, send)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._fixed.get(scope.get("path", ""), self._router))(scope, receive, send)
+
+    def direct(self, scope: Scope) -> Respond | None:
+        """What answers all requests with the header of this one, its body left in web.BODY; None: they take ASGI.
+
+        The gate was passed then: it looks at nothing but the header.
+        """
+        endpoint = self._fixed.get(scope["path"])
+        if endpoint is None or self._shared or not endpoint.direct(scope["method"]) or not self._gate.passes(scope):
+            return None
+        return endpoint.respond
 
 
 def _shared_with(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
@@ -203,16 +227,26 @@ class _Endpoint:
         self._routes = {**routes, **({"HEAD": routes["GET"]} if "GET" in routes else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self.respond(scope, receive)
+        if response is not None:
+            await response(scope, receive, send)
+
+    def direct(self, method: str) -> bool:
+        """Whether answers to this method are whole."""
+        route = self._routes.get(method)
+        return route is not None and route.method == method and not route.streams
+
+    async def respond(self, scope: Scope, receive: Receive) -> ASGIApp | None:
+        """The answer to a request, whatever goes wrong; None if nobody is there any more to hear one."""
         try:
-            response = await self._respond(scope, receive)
+            return await self._respond(scope, receive)
         except ClientGone:
-            return
+            return None
         except EventlogError as error:
-            response = problem(error, self._allow(error))
+            return problem(error, self._allow(error))
         except Exception:
             _log.exception("a request failed", method=scope["method"], path=scope["path"])
-            response = problem(Unavailable("the bus could not do this; its log says why"))
-        await response(scope, receive, send)
+            return problem(Unavailable("the bus could not do this; its log says why"))
 
     async def _respond(self, scope: Scope, receive: Receive) -> ASGIApp:
         route = self._routes.get(scope["method"])

@@ -12,7 +12,7 @@ from eventlog.config import Config
 from eventlog.errors import BadRequest, TooManyRequests
 from eventlog.event import ID_MAX
 from eventlog.log import EventLog
-from eventlog.web import WHOLE, Query, header, not_here, read_body, read_object, require_json
+from eventlog.web import BODY, WHOLE, Query, header, not_here, read_body, read_object, require_json, too_large
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
@@ -35,8 +35,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `params` are the query's parameters, by their names in openapi.PARAMETERS; `repeated` are those that may be there
     more than once; `headers` the request headers that mean something here. `body` is the shape of the request's
-    body, `answers` the statuses of good answers with what they mean. `pair` marks the routes of the pair, where an
-    error says what their own server said.
+    body, `answers` the statuses of good answers with what they mean. `streams` marks those that answer piece by piece,
+    `pair` the routes of the pair, where an error says what their own server said.
     """
 
     method: str
@@ -49,6 +49,7 @@ class Route(msgspec.Struct, frozen=True):
     headers: tuple[str, ...] = ()
     body: type[msgspec.Struct] | None = None
     answers: tuple[tuple[int, str], ...] = ((200, "done"),)
+    streams: bool = False
     pair: bool = False
 
 
@@ -139,6 +140,11 @@ class Call:
             read_object(body, Nothing)
 
     async def _read(self) -> bytes:
+        here: bytes | None = self.scope.get(BODY)
+        if here is not None:
+            if len(here) > self.config.body_limit_bytes:
+                raise too_large(self.config.body_limit_bytes)
+            return here
         waits = WHOLE not in self.scope
         body = await read_body(
             self.scope,

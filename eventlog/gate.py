@@ -37,6 +37,14 @@ class Gate:
                 return
         await self._app(scope, receive, send)
 
+    def passes(self, scope: Scope) -> bool:
+        """Whether a request may go on; it depends on its header alone."""
+        try:
+            self._check(scope)
+        except EventlogError:
+            return False
+        return True
+
     def _check(self, scope: Scope) -> None:
         """Raises BadHost, Forbidden."""
         host = header(scope, b"host") or ""

@@ -1,42 +1,90 @@
-"""One HTTP/1.1 connection: uvicorn's, with limits on the size of a request's header and on the time for it."""
+"""One HTTP/1.1 connection: uvicorn's, with limits on a request's header, and a short way for whole requests."""
 
 import asyncio
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from starlette.types import ASGIApp, Receive, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from eventlog.errors import BadRequest, EventlogError, TooLarge
-from eventlog.web import ABORT, WHOLE, problem
+from eventlog.web import ABORT, BODY, WHOLE, Answer, Headers, problem
+
+#: Answers a request whose body is in its scope (web.BODY); None if nobody is there any more.
+Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
+#: What answers all requests with the same header as this one, if they may go the short way.
+Direct = Callable[[Scope], Respond | None]
+
+#: The most headers that are kept with what they mean, and the most bytes of one that is.
+HEADS_MAX, HEAD_BYTES_MAX = 1000, 2048
+#: What may wait behind a request that is being answered, until no more is read.
+HELD_BYTES_MAX = 65_536
+
+_HEAD_ENDS = b"\r\n\r\n"
+
+
+class Head:
+    """What one header means: the scope of its requests, how long their bodies are, and what answers them."""
+
+    __slots__ = ("keep_alive", "length", "respond", "scope")
+
+    def __init__(self, scope: Scope, length: int, respond: Respond, *, keep_alive: bool) -> None:
+        self.scope = scope
+        self.length = length
+        self.respond = respond
+        self.keep_alive = keep_alive
 
 
 class Connection(HttpToolsProtocol):
-    """A client's connection. The parser itself has no limit: it took megabytes of header, at any pace.
+    """A client's connection.
 
-    `header_limit_bytes` counts the request line and all header lines; `header_timeout_s` runs from the connection's
-    start, or from the first byte of a later request.
+    The parser itself has no limit: it took megabytes of header, at any pace. `header_limit_bytes` counts the request
+    line and all header lines; `header_timeout_s` runs from the connection's start, or from the first byte of a later
+    request.
+
+    Most of what an append costs is HTTP. So a request that comes alone and whole in one piece, and whose route gives a
+    whole answer, takes a short way: one task, one write, no ASGI messages; and as a client's headers are the same each
+    time, a header that was read by the parser once is known by its bytes from then on. Everything else takes uvicorn's.
     """
 
     header_limit_bytes = 32_768
     header_timeout_s = 10.0
+    direct: ClassVar[Direct] = staticmethod(lambda scope: None)
+    #: Headers by their bytes; shared by all connections of a server.
+    heads: ClassVar[dict[bytes, Head]] = {}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_header = False
+        self._between = True
         self._header_bytes = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._refusal: EventlogError | None = None
+        # What came when nothing else was under way: a request that is all of it may take the short way.
+        self._piece = b""
+        self._alone: Head | None = None
+        self._answering: asyncio.Task[None] | None = None
+        self._answered_at = 0.0
+        self._held = b""
+        self._last = False
+        self._used = False
+        self._gone: asyncio.Event | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever its type says
-        return cycle is not None and not cycle.response_complete
+        return self._answering is not None or self._in_cycle
 
     @property
     def unused(self) -> bool:
         """Whether no request has come yet: one may be on its way."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is None and not self.transport.is_closing()
+        return not self._used and not self.transport.is_closing()
+
+    @property
+    def _in_cycle(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever its type says
+        return cycle is not None and not cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client has connected."""
@@ -46,11 +94,24 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
         self._drop_alarm()
+        if self._gone is not None:
+            self._gone.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came."""
+        if self._answering is not None:
+            self._hold(data)
+            return
+        if self._between and not self._in_cycle:
+            end = data.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+            head = self.heads.get(data[:end])
+            if head is not None and len(data) == end + head.length:
+                self._begin(head, data[end:])
+                return
+            self._piece = data
         super().data_received(data)
+        self._piece = b""
         if self._in_header and not self.transport.is_closing():
             # A header that is not whole yet: nothing of it may have been told to us, so its bytes are counted here.
             self._header_bytes += len(data)
@@ -59,11 +120,14 @@ class Connection(HttpToolsProtocol):
             else:
                 self._set_alarm()
 
+    # ---- the parser's calls -----------------------------------------------------------------------------------------
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         cast(dict[str, Any], self.scope)[ABORT] = self.transport.abort
-        self._in_header = True
+        self._used = self._in_header = True
+        self._between = False
         self._header_bytes = 0
 
     def on_headers_complete(self) -> None:
@@ -78,8 +142,136 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
+        self._between = True
         cast(dict[str, Any], self.scope)[WHOLE] = True
         super().on_message_complete()
+        if self._alone is not None:
+            head, self._alone = self._alone, None
+            self._begin(head, bytes(self.cycle.body))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """uvicorn starts to answer here, before the body; a request that may take the short way waits for its end."""
+        self._alone = self._read_alone(cycle)
+        if self._alone is None:
+            super()._start_asgi_task(cycle, app)
+
+    # ---- the short way ----------------------------------------------------------------------------------------------
+
+    def _read_alone(self, cycle: RequestResponseCycle) -> Head | None:
+        """What the header means that was just read, if its request is all of the piece that came; None otherwise."""
+        piece, headers = self._piece, self.headers
+        names = [name for name, _ in headers]
+        length = next((value for name, value in headers if name == b"content-length"), b"0")
+        end = piece.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+        if (
+            not length.isdigit()
+            or len(piece) != end + int(length)
+            or b"transfer-encoding" in names
+            or self.expect_100_continue
+            or self.parser.should_upgrade()
+        ):
+            return None
+        scope = cast(dict[str, Any], self.scope)
+        respond = self.direct(scope)
+        if respond is None:
+            return None
+        head = Head(scope, int(length), respond, keep_alive=cycle.keep_alive)
+        # One that is another each time is not worth keeping; nor is one whose lines the parser saw otherwise.
+        if end <= HEAD_BYTES_MAX and b"idempotency-key" not in names and piece[:end].count(b"\n") == len(headers) + 2:
+            if len(self.heads) >= HEADS_MAX:
+                self.heads.clear()
+            kept = {name: value for name, value in scope.items() if name not in (ABORT, "client", "state")}
+            self.heads[piece[:end]] = Head(kept, head.length, respond, keep_alive=head.keep_alive)
+        return head
+
+    def _begin(self, head: Head, body: bytes) -> None:
+        """Answer a request that is here."""
+        self._used = True
+        if self._alarm is not None:
+            self._drop_alarm()
+        task = self._answering = self.loop.create_task(self._answer(head, {**head.scope, BODY: body}))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer(self, head: Head, scope: Scope) -> None:
+        try:
+            answer = await head.respond(scope, self._receive)
+            if self.flow.write_paused:
+                await self.flow.drain()
+            if answer is not None and not self.transport.is_closing():
+                assert isinstance(answer, Answer)
+                self._send(answer, keep_alive=head.keep_alive and not self._last)
+        finally:
+            self._end()
+
+    async def _receive(self) -> dict[str, Any]:
+        """What ASGI's `receive` says once the body was read: the client is gone, as soon as it is."""
+        if self._gone is None:
+            self._gone = asyncio.Event()
+        if not self.transport.is_closing():
+            await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    def _send(self, answer: Answer, *, keep_alive: bool) -> None:
+        """Send a whole answer in one write."""
+        close = b"" if keep_alive or (b"connection", b"close") in answer.headers else b"connection: close\r\n"
+        self.transport.write(
+            b"".join(
+                (
+                    STATUS_LINE[answer.status],
+                    _lines(tuple(self.server_state.default_headers)),
+                    _lines(answer.headers),
+                    close,
+                    b"content-length: %d\r\n\r\n" % len(answer.body),
+                    answer.body,
+                )
+            )
+        )
+        if not keep_alive or (b"connection", b"close") in answer.headers:
+            self.transport.close()
+
+    def _end(self) -> None:
+        """A request that took the short way is answered: what came meanwhile is next."""
+        self._answering = None
+        self._answered_at = self.loop.time()
+        self.server_state.total_requests += 1
+        if self.cycle is not None:
+            self.cycle.response_complete = True
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self._set_keep_alive(self.timeout_keep_alive)
+        held, self._held = self._held, b""
+        if held:
+            self.flow.resume_reading()
+            if not self.transport.is_closing():
+                self.data_received(held)
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > HELD_BYTES_MAX:
+            self.flow.pause_reading()
+
+    # ---- ending -----------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """The server stops: an answer that is under way is the last."""
+        if self._answering is not None:
+            self._last = True
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing was asked for a while, unless it was asked the short way: that sets no timer each time."""
+        self.timeout_keep_alive_task = None
+        left_s = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if self._answering is not None or left_s > 0:
+            self._set_keep_alive(max(left_s, 1.0))
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _set_keep_alive(self, after_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
+
+    # ---- refusing ---------------------------------------------------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:
         """What the parser could not take is refused."""
@@ -93,10 +285,7 @@ class Connection(HttpToolsProtocol):
         self._drop_alarm()
         self._in_header = False
         if not self.busy:
-            refusal = problem(error)
-            lines = [b"HTTP/1.1 %d %b" % (error.status, b"Refused"), b"connection: close"]
-            lines += (name + b": " + value for name, value in refusal.raw_headers if name != b"connection")
-            self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(refusal.body))
+            self._send(problem(error), keep_alive=False)
         self.transport.close()
 
     def _set_alarm(self) -> None:
@@ -115,12 +304,20 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def limited(header_limit_bytes: int, header_timeout_s: float) -> type[Connection]:
-    """Connections with these limits."""
+@lru_cache(maxsize=256)
+def _lines(headers: Headers) -> bytes:
+    """Headers as they go over the wire."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+def limited(header_limit_bytes: int, header_timeout_s: float, direct: Direct) -> type[Connection]:
+    """Connections with these limits; `direct` says what may take the short way."""
 
     class Limited(Connection):
         pass
 
     Limited.header_limit_bytes = header_limit_bytes
     Limited.header_timeout_s = header_timeout_s
+    Limited.direct = staticmethod(direct)
+    Limited.heads = {}
     return Limited

@@ -17,7 +17,7 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 
 from eventlog import systemd
-from eventlog.api import make_app
+from eventlog.api import Application
 from eventlog.auth import Guard, load_wake_key
 from eventlog.call import Desk
 from eventlog.config import Config
@@ -136,10 +136,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: Config, desk: Desk, *, ready: Callable[[], None]) -> None:
         # The bus ends its followers itself, at whole frames; the library would cut them wherever they are.
         AppStatus.enable_automatic_graceful_drain = False
+        application = Application(desk)
         super().__init__(
             uvicorn.Config(
-                make_app(desk),
-                http=limited(config.header_limit_bytes, config.header_timeout_s),
+                application,
+                http=limited(config.header_limit_bytes, config.header_timeout_s, application.direct),
                 ws="none",
                 lifespan="off",
                 access_log=False,

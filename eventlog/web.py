@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from eventlog.errors import BadContentType, BadRequest, EventlogError, NotFound, TooLarge
 from eventlog.event import ID_MAX, check_name, decode_json
@@ -44,15 +43,40 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 _T = TypeVar("_T")
 
 
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+#: Headers as they are sent, their names in lower case.
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A whole answer; `headers` are those besides its length. An application of its own, for whoever speaks ASGI."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        headers = [*self.headers, (b"content-length", b"%d" % len(self.body))]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+_JSON: Headers = ((b"cache-control", b"no-store"), (b"content-type", b"application/json"))
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """`value` (anything msgspec encodes, or ready bytes) as a JSON answer."""
     content = value if isinstance(value, bytes) else msgspec.json.encode(value)
-    return Response(content, status, {"cache-control": "no-store", **(headers or {})}, "application/json")
+    return Answer(status, (*_JSON, *_encoded(headers)) if headers else _JSON, content)
 
 
-def problem(error: EventlogError, headers: Mapping[str, str] | None = None) -> Response:
+def problem(error: EventlogError, headers: Mapping[str, str] | None = None) -> Answer:
     """`error` as RFC 9457 problem+json, with the headers that go with its status."""
-    return Response(problem_json(error), error.status, {**_problem_headers(error), **(headers or {})})
+    return Answer(error.status, _encoded(_problem_headers(error) | dict(headers or {})), problem_json(error))
+
+
+def _encoded(headers: Mapping[str, str]) -> Headers:
+    return tuple((name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers.items())
 
 
 def problem_json(error: EventlogError) -> bytes:
@@ -110,6 +134,8 @@ def not_here(what: str) -> NotFound:
 
 #: Where eventlog.protocol says that all of a request has arrived: reading its body waits for nothing.
 WHOLE = "eventlog.whole"
+#: Where it leaves the body itself, of a request that came whole in one piece.
+BODY = "eventlog.body"
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int, timeout_s: float) -> bytes:
