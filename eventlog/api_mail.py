@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta
 from starlette.types import ASGIApp
 
 from eventlog.call import Call
 from eventlog.capability import check_within
 from eventlog.errors import BadRequest, TooLarge
-from eventlog.event import ID_MAX, Event, Message, canonical, check_name, compact, decode_json
+from eventlog.event import ID_MAX, Event, Message, canonical, check_depth, check_name, compact, decode_json
 from eventlog.mail import check_batch
 from eventlog.receipts import WAITS
 from eventlog.seal import instant, utc_now
@@ -35,7 +35,7 @@ _TIME = re.compile(
 )
 
 
-class Post(msgspec.Struct):
+class Post(msgspec.Struct, forbid_unknown_fields=True):
     """A message as posted to /api/send. `to_agent` may be a list, or "*" for every known agent but the sender; the
     text stands in `payload` or in `message`; `key` does what the header Idempotency-Key does. Times are RFC 3339, or
     (`..._in`) seconds from now; `awaits` is `read` or `replied`."""
@@ -71,20 +71,24 @@ class Acked(msgspec.Struct):
     agent: str | None = None
 
 
+#: Decodes a body at once, as nearly every one can be; it says less of one that is wrong.
+_BODY = msgspec.json.Decoder(Post | list[Post])
+
+
 async def send(call: Call) -> ASGIApp:
     """POST /api/send."""
-    decoded = decode_json(await call.body())
-    posts = _posts(decoded)
+    body = await call.body()
+    posts, batch = _posts(body)
     check_batch(len(posts), call.config.batch_max)  # before anything is looked up for each of them
     if call.caller.answers is not None:
         posts = [(where, await _answering(call, call.caller.answers, where, post)) for where, post in posts]
     messages = [message for where, post in posts for message in _messages(where, post)]
     sender = _one_sender(call, posts)
-    key = _key(call.header("Idempotency-Key"), decoded)
+    first = posts[0][1]
+    key = _key(call.header("Idempotency-Key"), None if batch else first.key)
     _check_size(call, messages)
-    sent = await _sent(call, messages, sender, key, decoded)
-    to_agent = posts[0][1].to_agent
-    one = isinstance(decoded, dict) and isinstance(to_agent, str) and to_agent != "*"
+    sent = await _sent(call, messages, sender, key, body)
+    one = not batch and isinstance(first.to_agent, str) and first.to_agent != "*"
     return _answer(sent, sent.answers[0] if one else sent.answers, 200 if sent.replayed else 201)
 
 
@@ -168,17 +172,29 @@ async def _answering(call: Call, answers: Event, where: str, post: Post) -> Post
     return msgspec.structs.replace(post, to_agent=to_agent, reply_to=reply_to)
 
 
-def _posts(decoded: Any) -> list[tuple[str, Post]]:
-    """Each message of the body, with the place to name before its fields."""
-    if not isinstance(decoded, list):
-        return [("", to_struct(decoded, Post))]
+def _posts(body: bytes) -> tuple[list[tuple[str, Post]], bool]:
+    """Each message of the body, with the place to name before its fields; and whether the body is an array."""
+    try:
+        decoded = _BODY.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        decoded = _told_apart(body)
+    if isinstance(decoded, Post):
+        return [("", decoded)], False
     if not decoded:
         raise BadRequest("the array is empty; put messages into it")
-    posts = [(f"[{i}].", to_struct(one, Post, f"[{i}].")) for i, one in enumerate(decoded)]
+    posts = [(f"[{i}].", post) for i, post in enumerate(decoded)]
     for where, post in posts:
         if post.key is not None:
             raise BadRequest("an array has one key for all; send it as the header Idempotency-Key", field=f"{where}key")
-    return posts
+    return posts, True
+
+
+def _told_apart(body: bytes) -> Post | list[Post]:
+    """The same in two steps, which can say what is wrong. Raises BadRequest."""
+    decoded = decode_json(body)
+    if not isinstance(decoded, list):
+        return to_struct(decoded, Post)
+    return [to_struct(one, Post, f"[{i}].") for i, one in enumerate(decoded)]
 
 
 def _messages(where: str, post: Post) -> Iterable[Message]:
@@ -186,14 +202,15 @@ def _messages(where: str, post: Post) -> Iterable[Message]:
     if post.payload is not UNSET and post.message is not UNSET:
         raise BadRequest("the text stands in payload and in message; send one of them", field=f"{where}message")
     text: Any = post.message if post.payload is UNSET else post.payload
-    payload = b"null" if isinstance(text, UnsetType) else compact(text)
-    expires = _moment(post.expires, post.expires_in, f"{where}expires")
-    deadline = _moment(post.deadline, post.deadline_in, f"{where}deadline")
-    awaits = _awaits(post.awaits, deadline, f"{where}awaits")
-    _check_type(post.type, f"{where}type")
-    _check_parent(post.reply_to, f"{where}reply_to")
-    _check_parent(post.thread_id, f"{where}thread_id")
-    for name in _recipients(post.to_agent, f"{where}to_agent"):
+    payload = b"null" if text is UNSET else compact(text)
+    check_depth(payload, what=f"{where}payload", within=2 if where else 1)
+    expires = _moment(post.expires, post.expires_in, where, "expires")
+    deadline = _moment(post.deadline, post.deadline_in, where, "deadline")
+    awaits = _awaits(post.awaits, deadline, where)
+    _check_type(post.type, where)
+    _check_parent(post.reply_to, where, "reply_to")
+    _check_parent(post.thread_id, where, "thread_id")
+    for name in _recipients(post.to_agent, where):
         yield Message(
             to_agent=name,
             payload=payload,
@@ -206,25 +223,23 @@ def _messages(where: str, post: Post) -> Iterable[Message]:
         )
 
 
-def _recipients(to_agent: str | list[str] | None, field: str) -> Sequence[str]:
-    if to_agent is None or to_agent == []:
-        raise BadRequest("say in to_agent whom the message is for", code="no_recipient", field=field)
-    if to_agent == "*":
-        return ("*",)
+def _recipients(to_agent: str | list[str] | None, where: str) -> Sequence[str]:
     if isinstance(to_agent, str):
-        return (check_name(to_agent, field, reserved=True),)
-    names = [check_name(name, f"{field}[{i}]", reserved=True) for i, name in enumerate(to_agent)]
+        return ("*",) if to_agent == "*" else (check_name(to_agent, f"{where}to_agent", reserved=True),)
+    if not to_agent:
+        raise BadRequest("say in to_agent whom the message is for", code="no_recipient", field=f"{where}to_agent")
+    names = [check_name(name, f"{where}to_agent[{i}]", reserved=True) for i, name in enumerate(to_agent)]
     if len({name.lower() for name in names}) != len(names):
-        raise BadRequest(f"{field} names one agent twice; name it once", field=field)
+        raise BadRequest(f"{where}to_agent names one agent twice; name it once", field=f"{where}to_agent")
     return names
 
 
 def _one_sender(call: Call, posts: Sequence[tuple[str, Post]]) -> str:
     """Who sends: all messages of one request have one sender."""
-    senders = {call.caller.sender(post.from_agent).lower(): post.from_agent for _, post in posts}
-    if len(senders) > 1:
+    senders = {from_agent: call.caller.sender(from_agent) for from_agent in {post.from_agent for _, post in posts}}
+    if len({name.lower() for name in senders.values()}) > 1:
         raise BadRequest("one request has one sender; send each sender's messages by themselves", field="from_agent")
-    return call.caller.sender(posts[0][1].from_agent)
+    return senders[posts[0][1].from_agent]
 
 
 def _check_size(call: Call, messages: Sequence[Message]) -> None:
@@ -236,52 +251,60 @@ def _check_size(call: Call, messages: Sequence[Message]) -> None:
         raise TooLarge("the payload, once for each recipient, is too much for one request; send to fewer at once")
 
 
-def _key(from_header: str | None, decoded: Any) -> str | None:
+def _key(from_header: str | None, in_body: str | None) -> str | None:
     """The key of the request, from its header (bare or quoted) or, for a single message, from its body."""
-    in_body = decoded.get("key") if isinstance(decoded, dict) else None
-    key: str | None = in_body
-    if from_header is not None:
-        quoted = _QUOTED.fullmatch(from_header)
-        key = from_header if quoted is None else re.sub(r"\\(.)", r"\1", quoted[1])
-        if in_body is not None and in_body != key:
-            raise BadRequest("the key in the body is not the header's; send one of them", field="key")
+    if from_header is None:
+        return in_body
+    quoted = _QUOTED.fullmatch(from_header)
+    key = from_header if quoted is None else re.sub(r"\\(.)", r"\1", quoted[1])
+    if in_body is not None and in_body != key:
+        raise BadRequest("the key in the body is not the header's; send one of them", field="key")
     return key
 
 
-async def _sent(call: Call, messages: Sequence[Message], sender: str, key: str | None, decoded: Any) -> Sent:
+async def _sent(call: Call, messages: Sequence[Message], sender: str, key: str | None, body: bytes) -> Sent:
     """The messages sent. A repeat is recognised by what is asked for, however it is written, without its key; with a
     reply capability also by the message that it answers, of which the body alone says nothing."""
-    asked = {name: value for name, value in decoded.items() if name != "key"} if isinstance(decoded, dict) else decoded
-    answers = {} if call.caller.answers is None else {"answers": call.caller.answers.id}
-    request = b"" if key is None else canonical({"send": asked, **answers})
+    request = b""
+    if key is not None:
+        asked = msgspec.json.decode(body)  # it was read and checked before
+        if isinstance(asked, dict):
+            asked.pop("key", None)
+        answers = {} if call.caller.answers is None else {"answers": call.caller.answers.id}
+        request = canonical({"send": asked, **answers})
     return await call.bus.send(messages, sender=sender, key=key, request=request, visible=call.caller.visible)
 
 
-def _check_type(kind: str, field: str) -> str:
+def _check_type(kind: str, where: str) -> str:
     if not 1 <= len(kind) <= _TYPE_MAX or not kind.isprintable() or " " in kind:
-        raise BadRequest(f"{field} must be 1 to {_TYPE_MAX} visible characters without spaces", field=field)
+        raise BadRequest(
+            f"{where}type must be 1 to {_TYPE_MAX} visible characters without spaces", field=f"{where}type"
+        )
     return kind
 
 
-def _check_parent(message_id: int | None, field: str) -> None:
+def _check_parent(message_id: int | None, where: str, name: str) -> None:
     """What can be no message's id at all; whether there is one, the log knows."""
     if message_id is not None and not 1 <= message_id <= ID_MAX:
+        field = f"{where}{name}"
         raise BadRequest(f"{field}: there is no such message", code="unknown_parent", field=field)
 
 
-def _moment(time_: str | None, in_s: float | None, field: str) -> str | None:
+def _moment(time_: str | None, in_s: float | None, where: str, name: str) -> str | None:
     """A time that may be given in one of two ways, in UTC; None if it is not given."""
     if time_ is not None and in_s is not None:
+        field = f"{where}{name}"
         raise BadRequest(f"{field} and {field}_in are both there; send one of them", field=f"{field}_in")
     if in_s is not None:
         return utc_now(time.time() + in_s)
-    return None if time_ is None else _utc(time_, field)
+    return None if time_ is None else _utc(time_, f"{where}{name}")
 
 
-def _awaits(given: str | None, deadline: str | None, field: str) -> str:
+def _awaits(given: str | None, deadline: str | None, where: str) -> str:
     if given is None:
         return "read"
     if given not in AWAITS or deadline is None:
+        field = f"{where}awaits"
         raise BadRequest(f"{field} must be one of {', '.join(AWAITS)}, and is for a deadline", field=field)
     return given
 
@@ -304,7 +327,8 @@ def _answer(sent: Sent, value: Any, status: int) -> ASGIApp:
 
 async def _pair(call: Call, status: str) -> ASGIApp:
     """The pair's message: type and payload, and further fields, which are kept."""
-    decoded = decode_json(await call.body())
+    body = await call.body()
+    decoded = decode_json(body)
     if not isinstance(decoded, dict):
         raise BadRequest("the body must be a JSON object", code="bad_json")
     rest = dict(decoded)
@@ -327,13 +351,13 @@ async def _pair(call: Call, status: str) -> ASGIApp:
     one = Message(
         to_agent=check_name(recipient, "to_agent", reserved=True),
         payload=compact(_kept(payload, rest)),
-        type=_check_type(kind, "type"),
+        type=_check_type(kind, ""),
         reply_to=None if answers is None else answers.id,
     )
     if answers is not None:
         await check_within(call.bus, answers, to_agents=[one.to_agent], reply_to=answers.id, thread_id=None)
     key = _key(call.header("Idempotency-Key"), None)
-    sent = await _sent(call, [one], sender, key, decoded)
+    sent = await _sent(call, [one], sender, key, body)
     return _answer(sent, {"status": status}, 200)
 
 

@@ -101,8 +101,8 @@ class EventLog:
         """Take in what has just become durable, in order; the engine says so in the step in which its head moves."""
         self.leases.saw(events)
         self.notices.saw(events)
+        self.stops.saw(events)
         for event in events:
-            self.stops.saw(event)
             self._roster.apply(event)
             if event.event == "token.revoked":
                 self._hub.end(fold(event.fields["name"]))

@@ -60,8 +60,10 @@ class Pairs:
             return False
         total = 0
         for caused in (False, True):
-            there, back = (pair.count(caused, forth, now) for forth in (sender < recipient, recipient < sender))
-            total += 2 * min(there + (more if caused == (hops > 0) else 0), back)
+            back = pair.count(caused, recipient < sender, now)
+            if back:  # traffic one way, most of what there is, needs no more looking
+                there = pair.count(caused, sender < recipient, now) + (more if caused == (hops > 0) else 0)
+                total += 2 * min(there, back)
         return total > self._most
 
     def thread(self, sender: str, recipient: str) -> int | None:

@@ -29,6 +29,8 @@ Visible = frozenset[str] | None
 NEAREST_MAX = 3
 #: For how many unknown recipients of one request: each is compared with every known name, while all others wait.
 NEAREST_FOR_MAX = 10
+#: The most unknown names whose nearest are kept.
+NEAR_KEPT_MAX = 1000
 #: How often an append is tried anew because the agent's state moved, before it is given up.
 TRIES_MAX = 100
 
@@ -72,6 +74,8 @@ class Mail:
         self._cause = cause
         self._recipients_max = recipients_max
         self._batch_max = batch_max
+        self._near: dict[str, tuple[str, ...]] = {}
+        self._near_version = (0, 0)
 
     # ---- sending ----------------------------------------------------------------------------------------------------
 
@@ -91,7 +95,7 @@ class Mail:
                 f"the key {key!r} was used before, with another body; take a new key for a new message",
                 field="Idempotency-Key",
             )
-        unknown = [event.agent for event in done.events if not self._knows(event.agent)]
+        unknown = [name for name in {event.agent: None for event in done.events} if not self._knows(name)]
         nearest = {name: self._nearest(name) for name in unknown[:NEAREST_FOR_MAX]}
         return Sent(tuple(self.accepted(event, nearest.get(event.agent, ())) for event in done.events), replayed)
 
@@ -120,30 +124,30 @@ class Mail:
         if not messages:
             raise BadRequest("there is no message in this request")
         check_batch(len(messages), self._batch_max)
-        caused = await self._caused(self._cause(sender))
-        parents: dict[tuple[int | None, int | None], _Parent] = {}
-        drafts: list[Placed] = []
+        cause = self._cause(sender)
+        caused = _UNCAUSED if cause is None else await self._caused(cause)
+        parents: dict[tuple[int | None, int | None], _Parent] = {(None, None): caused}
+        from_agent = self._store.agent(sender).name
+        placed: list[Placed] = []
         for message in messages:
             place = (message.reply_to, message.thread_id)
             if place not in parents:
                 parents[place] = await self._parent(message, caused, visible)
             parent = parents[place]
-            fields = {
-                "from_agent": self._store.agent(sender).name,
-                "type": message.type,
-                **parent.stamped,
-                **({} if message.expires is None else {"expires": message.expires}),
-                **({} if message.deadline is None else {"deadline": message.deadline, "awaits": message.awaits}),
-                **({} if key is None else {"key": key}),
-            }
+            fields = {"from_agent": from_agent, "type": message.type, **parent.stamped}
+            if message.expires is not None:
+                fields["expires"] = message.expires
+            if message.deadline is not None:
+                fields |= {"deadline": message.deadline, "awaits": message.awaits}
+            if key is not None:
+                fields["key"] = key
             recipients = self._recipients(message.to_agent, sender)
-            if len(drafts) + len(recipients) > self._recipients_max:
+            if len(placed) + len(recipients) > self._recipients_max:
                 raise BadRequest(f"a request may make {self._recipients_max} messages; send several", field="to_agent")
-            drafts += (
-                Placed(Draft("message", fields | {"to_agent": name}, message.payload), parent.thread, parent.cause)
-                for name in recipients
-            )
-        return drafts
+            for name in recipients:
+                draft = Draft("message", {**fields, "to_agent": name}, message.payload)
+                placed.append(Placed(draft, parent.thread, parent.cause))
+        return placed
 
     def _recipients(self, to_agent: str, sender: str) -> list[str]:
         if to_agent != EVERYONE:
@@ -154,7 +158,10 @@ class Mail:
         return [self._spelled(name) for name in sorted(names)]
 
     async def _parent(self, message: Message, caused: "_Parent", visible: Visible) -> "_Parent":
-        """What a message takes from the one it replies to, or from its thread and its cause; raises BadRequest."""
+        """What a message that names either takes from the one it replies to, or from its thread and its cause.
+
+        Raises BadRequest.
+        """
         if message.reply_to is not None:
             found = await self._store.message_in_thread(message.reply_to)
             if found is None or not sees(visible, found[0]):
@@ -168,38 +175,36 @@ class Mail:
                 )
             further = _further(_stamped(parent, thread), caused, thread)
             return _Parent({"thread_id": thread_id, "reply_to": parent.id, **further}, thread, thread)
-        if message.thread_id is not None:
-            found = await self._store.message_in_thread(message.thread_id)
-            if found is None:
-                raise _unknown_parent("thread_id", message.thread_id)
-            first, thread = found
-            if thread.id != first.id or not await self.takes_part(visible, first):
-                raise _unknown_parent("thread_id", message.thread_id)
-            return _Parent({**caused.stamped, "thread_id": first.id}, thread, caused.cause)
-        return caused
+        assert message.thread_id is not None
+        found = await self._store.message_in_thread(message.thread_id)
+        if found is None:
+            raise _unknown_parent("thread_id", message.thread_id)
+        first, thread = found
+        if thread.id != first.id or not await self.takes_part(visible, first):
+            raise _unknown_parent("thread_id", message.thread_id)
+        return _Parent({**caused.stamped, "thread_id": first.id}, thread, caused.cause)
 
     async def takes_part(self, visible: Visible, first: Event) -> bool:
         """Whether one of these agents sent or was sent a message of the thread that `first` began."""
         return visible is None or sees(visible, first) or await self._store.takes_part(first.id, visible)
 
-    async def _caused(self, cause_id: int | None) -> "_Parent":
+    async def _caused(self, cause_id: int) -> "_Parent":
         """What the bus stamps on a message that comes from the sender's latest wake."""
-        found = None if cause_id is None else await self._store.message_in_thread(cause_id)
+        found = await self._store.message_in_thread(cause_id)
         if found is None:
-            return _Parent({"hops": 0})
+            return _UNCAUSED
         cause, thread = found
         return _Parent(_stamped(cause, thread), cause=thread)
 
     def accepted(self, event: Event, nearest: tuple[str, ...] = ()) -> Accepted:
         """What a sender is told of a message that was appended."""
-        name = event.fields["to_agent"]
         return Accepted(
             id=event.id,
             hash=event.hash.hex(),
             thread_id=event.fields["thread_id"],
             status="accepted",
             known=self._knows(event.agent),
-            watched=self._presence.watched(name),
+            watched=self._presence.watched(event.agent),
             nearest=nearest,
         )
 
@@ -217,8 +222,15 @@ class Mail:
         return self._presence.named().get(name, stored) if not self._store.known(name) else stored
 
     def _nearest(self, name: str) -> tuple[str, ...]:
-        near = difflib.get_close_matches(name, self._known() - RESERVED, n=NEAREST_MAX)
-        return tuple(self._spelled(one) for one in near)
+        """Known names like this one; looked for once, until there are other known names."""
+        version = self._store.names_version, self._presence.names_version
+        if version != self._near_version or len(self._near) >= NEAR_KEPT_MAX:
+            self._near.clear()
+            self._near_version = version
+        if name not in self._near:
+            near = difflib.get_close_matches(name, self._known() - RESERVED, n=NEAREST_MAX)
+            self._near[name] = tuple(self._spelled(one) for one in near)
+        return self._near[name]
 
     # ---- reading and taking over ------------------------------------------------------------------------------------
 
@@ -311,6 +323,10 @@ class _Parent(msgspec.Struct, frozen=True):
     stamped: dict[str, Any]
     thread: ThreadCount | None = None
     cause: ThreadCount | None = None
+
+
+#: What is stamped on a message that comes of nothing.
+_UNCAUSED = _Parent({"hops": 0})
 
 
 def _stamped(cause: Event, thread: ThreadCount) -> dict[str, int]:

@@ -33,6 +33,8 @@ class Presence:
         self._nodes: OrderedDict[tuple[str, str], _Node] = OrderedDict()
         self._by_agent: dict[str, set[tuple[str, str]]] = {}
         self._named: OrderedDict[str, str] = OrderedDict()
+        #: Another number each time that watchers name an agent which is new here.
+        self.names_version = 0
         self._agents: OrderedDict[str, str] = OrderedDict()
         self._following: Counter[str] = Counter()
 
@@ -46,6 +48,7 @@ class Presence:
             spelled, count = known.serves.get(fold(name), (name, 0))
             known.serves[fold(name)] = (spelled, count + 1)
             self._by_agent.setdefault(fold(name), set()).add(place)
+            self.names_version += fold(name) not in self._named
             _remember(self._named, fold(name), name)
         try:
             yield

@@ -50,9 +50,9 @@ class Connection(HttpToolsProtocol):
 
     header_limit_bytes = 32_768
     header_timeout_s = 10.0
-    direct: ClassVar[Direct] = staticmethod(lambda scope: None)
+    direct: ClassVar[Direct]
     #: Headers by their bytes; shared by all connections of a server.
-    heads: ClassVar[dict[bytes, Head]] = {}
+    heads: ClassVar[dict[bytes, Head]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -172,7 +172,7 @@ class Connection(HttpToolsProtocol):
         ):
             return None
         scope = cast(dict[str, Any], self.scope)
-        respond = self.direct(scope)
+        respond = type(self).direct(scope)
         if respond is None:
             return None
         head = Head(scope, int(length), respond, keep_alive=cycle.keep_alive)

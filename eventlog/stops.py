@@ -110,15 +110,17 @@ class Stops:
 
     # ---- what is known ----------------------------------------------------------------------------------------------
 
-    def saw(self, event: Event) -> None:
-        """Take in an event that has just become durable."""
-        if event.event == "message":
-            self._saw_message(event)
-        elif event.event == "thread.stopped":
-            self._standing[event.id] = _stopped(event)
-            self._index()
-        elif event.event == "thread.resumed":
-            self._resume(event)
+    def saw(self, events: Iterable[Event]) -> None:
+        """Take in events that have just become durable, in order."""
+        now = self._now()
+        for event in events:
+            if event.event == "message":
+                self._saw_message(event, now)
+            elif event.event == "thread.stopped":
+                self._standing[event.id] = _stopped(event)
+                self._index()
+            elif event.event == "thread.resumed":
+                self._resume(event)
 
     def of_agent(self, name: str) -> tuple[Stopped, ...]:
         """The stops that concern an agent, oldest first."""
@@ -135,12 +137,12 @@ class Stops:
             draft = Draft("thread.resumed", {"thread": thread, "by": by})
             await self._engine.append(Append((draft,), key=_key(f"resumed {newest}")))
 
-    def _saw_message(self, event: Event) -> None:
+    def _saw_message(self, event: Event, now: float) -> None:
         sender, recipient = event.sender, event.agent
         if sender in RESERVED:
             self._rings.began(recipient)
         elif recipient not in RESERVED and recipient != sender:
-            fields, now = event.fields, self._now()
+            fields = event.fields
             self._pairs.saw(sender, recipient, fields.get("hops", 0), fields["thread_id"], now)
             self._rings.saw(sender, recipient, fields["thread_id"], now)
 
@@ -173,27 +175,27 @@ class Stops:
 
     def refusal(self, messages: Sequence[Placed]) -> Refusal | None:
         """Why these messages, all of one sender, are not taken; None if they are. Those of `admin` and `bus` are."""
-        now = self._now()
+        sender = fold(messages[0].draft.fields["from_agent"])
+        if sender in RESERVED:
+            return None
         into: dict[int, int] = {}
-        forth: dict[tuple[str, bool], int] = {}
+        #: The messages of each way: to whom, and of how many hops (0, 1 or more); pairs tell these apart.
+        ways: dict[tuple[str, int], list[Placed]] = {}
         for placed in messages:
-            fields = placed.draft.fields
-            sender, recipient = fold(fields["from_agent"]), fold(fields["to_agent"])
-            if sender in RESERVED:
-                return None
-            if placed.thread is not None:
-                into[placed.thread.id] = into.get(placed.thread.id, 0) + 1
-            way = (recipient, fields["hops"] > 0)
-            # The answer to a request is none of them.
-            forth[way] = forth.get(way, 0) + (fields["hops"] != 1)
-            found = (
-                self._stands(placed, sender, recipient)
-                or self._over_thread(placed, into)
-                or self._over_pair(placed, sender, recipient, forth[way], now)
-            )
+            fields, thread = placed.draft.fields, placed.thread
+            recipient = fold(fields["to_agent"])
+            ways.setdefault((recipient, min(fields["hops"], 2)), []).append(placed)
+            found = self._stands(placed, sender, recipient) if self._standing else None
+            if found is None and (thread is not None or placed.cause is not None):
+                if thread is not None:
+                    into[thread.id] = into.get(thread.id, 0) + 1
+                found = self._over_thread(placed, into)
             if found is not None:
                 return found
-        return None
+        now = self._now()
+        return next(
+            filter(None, (self._over_pair(of[-1], sender, to, len(of), now) for (to, _), of in ways.items())), None
+        )
 
     async def refuse(self, refusal: Refusal) -> None:
         """Record a stop that does not stand yet, once however many messages meet it."""

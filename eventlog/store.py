@@ -47,6 +47,8 @@ class Store:
         self._agents = opened.agents
         self._states = {name: agent.state for name, agent in opened.agents.items()}
         self._states_view = MappingProxyType(self._states)
+        #: Another number each time that an agent becomes known.
+        self.names_version = 0
         #: The newest event's id and hash when this process opened the log.
         self.head_at_open, self.hash_at_open = opened.head
         self.head = Head(self.head_at_open)
@@ -121,6 +123,7 @@ class Store:
 
     def publish(self, agents: Mapping[str, Agent]) -> None:
         """Take over what a commit made of these agents; the engine's alone."""
+        self.names_version += any(agent.known and not self.known(name) for name, agent in agents.items())
         self._agents.update(agents)
         self._states.update((name, agent.state) for name, agent in agents.items())
 
