@@ -1,6 +1,7 @@
 """Routes: HTTP <-> EventLog, nothing else. ROUTES is the one list of them; Application serves it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
@@ -201,9 +202,9 @@ class Application:
         The gate was passed then: it looks at nothing but the header.
         """
         endpoint = self._fixed.get(scope["path"])
-        if endpoint is None or self._shared or not endpoint.direct(scope["method"]) or not self._gate.passes(scope):
+        if endpoint is None or self._shared or not self._gate.passes(scope):
             return None
-        return endpoint.respond
+        return endpoint.direct(scope["method"])
 
 
 def _shared_with(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
@@ -227,40 +228,33 @@ class _Endpoint:
         self._routes = {**routes, **({"HEAD": routes["GET"]} if "GET" in routes else {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self.respond(scope, receive)
+        response = await self._respond(self._routes.get(scope["method"]), scope, receive)
         if response is not None:
             await response(scope, receive, send)
 
-    def direct(self, method: str) -> bool:
-        """Whether answers to this method are whole."""
+    def direct(self, method: str) -> Respond | None:
+        """What answers requests of this method, if its answers are whole."""
         route = self._routes.get(method)
-        return route is not None and route.method == method and not route.streams
+        return None if route is None or route.method != method or route.streams else partial(self._respond, route)
 
-    async def respond(self, scope: Scope, receive: Receive) -> ASGIApp | None:
+    async def _respond(self, route: Route | None, scope: Scope, receive: Receive) -> ASGIApp | None:
         """The answer to a request, whatever goes wrong; None if nobody is there any more to hear one."""
         try:
-            return await self._respond(scope, receive)
+            if route is None:
+                raise MethodNotAllowed(f"{scope['path']} answers to {', '.join(sorted(self._routes))} alone")
+            call = Call(self._desk, route, scope, receive)
+            if route.kinds is not None:
+                call.caller = await self._admit(call, route.kinds)
+            return await route.handler(call)
         except ClientGone:
             return None
         except EventlogError as error:
+            if error.status == 401 and route is not None and route.pair:
+                error = Unauthorized("unauthorized")
             return problem(error, self._allow(error))
         except Exception:
             _log.exception("a request failed", method=scope["method"], path=scope["path"])
             return problem(Unavailable("the bus could not do this; its log says why"))
-
-    async def _respond(self, scope: Scope, receive: Receive) -> ASGIApp:
-        route = self._routes.get(scope["method"])
-        if route is None:
-            raise MethodNotAllowed(f"{scope['path']} answers to {', '.join(sorted(self._routes))} alone")
-        call = Call(self._desk, route, scope, receive)
-        try:
-            if route.kinds is not None:
-                call.caller = await self._admit(call, route.kinds)
-            return await route.handler(call)
-        except Unauthorized:
-            if route.pair:
-                raise Unauthorized("unauthorized") from None
-            raise
 
     async def _admit(self, call: Call, kinds: frozenset[str]) -> Caller:
         """Who calls, if its kind may use this route."""

@@ -1,6 +1,7 @@
 """Routes of administrators (tokens, redaction, backup) and of operation (health, description)."""
 
 import asyncio
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,6 +125,7 @@ async def readyz(call: Call) -> ASGIApp:
     return json_response({"status": "ready"})
 
 
+@cache
 def program_version() -> str:
     """The program's version; "unknown" where it is run without having been installed."""
     try:

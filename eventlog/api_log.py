@@ -63,7 +63,7 @@ async def events(call: Call) -> ASGIApp:
     elif kind is not None and kind not in KINDS:
         raise _unknown_kind(kind)
     headers = {"Eventlog-Id": call.bus.log_id, "Eventlog-Head": str(call.bus.head)}
-    if "application/x-ndjson" in (call.header("Accept") or ""):
+    if "application/x-ndjson" in (call.header(b"accept") or ""):
         lines = call.bus.export(after=after, before=before, limit=limit, agent=agent, event=kind, thread=thread)
         chunks = StreamingResponse(
             lines, headers={"cache-control": "no-store", **headers}, media_type="application/x-ndjson"
@@ -96,7 +96,7 @@ def _watcher(call: Call) -> tuple[str | None, str | None]:
 
 def _start(call: Call) -> int | str:
     """Where the stream begins: the header that a reconnecting browser sends wins."""
-    last = call.header("Last-Event-ID")
+    last = call.header(b"last-event-id")
     if last:
         return cursor(last, "Last-Event-ID")
     after = call.query.one("after")

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 from eventlog.call import Call
 from eventlog.capability import check_within
 from eventlog.errors import BadRequest, TooLarge
-from eventlog.event import ID_MAX, Event, Message, canonical, check_depth, check_name, compact, decode_json
+from eventlog.event import ID_MAX, Event, Message, canonical, check_depth, check_name, compact, decode_json, is_name
 from eventlog.mail import check_batch
 from eventlog.receipts import WAITS
 from eventlog.seal import instant, utc_now
@@ -85,7 +85,7 @@ async def send(call: Call) -> ASGIApp:
     messages = [message for where, post in posts for message in _messages(where, post)]
     sender = _one_sender(call, posts)
     first = posts[0][1]
-    key = _key(call.header("Idempotency-Key"), None if batch else first.key)
+    key = _key(call.header(b"idempotency-key"), None if batch else first.key)
     _check_size(call, messages)
     sent = await _sent(call, messages, sender, key, body)
     one = not batch and isinstance(first.to_agent, str) and first.to_agent != "*"
@@ -197,35 +197,38 @@ def _told_apart(body: bytes) -> Post | list[Post]:
     return [to_struct(one, Post, f"[{i}].") for i, one in enumerate(decoded)]
 
 
-def _messages(where: str, post: Post) -> Iterable[Message]:
+def _messages(where: str, post: Post) -> list[Message]:
     """The messages that one post makes, one for each recipient named."""
     if post.payload is not UNSET and post.message is not UNSET:
         raise BadRequest("the text stands in payload and in message; send one of them", field=f"{where}message")
     text: Any = post.message if post.payload is UNSET else post.payload
     payload = b"null" if text is UNSET else compact(text)
-    check_depth(payload, what=f"{where}payload", within=2 if where else 1)
+    if _nests(text):
+        check_depth(payload, within=2 if where else 1)
     expires = _moment(post.expires, post.expires_in, where, "expires")
     deadline = _moment(post.deadline, post.deadline_in, where, "deadline")
-    awaits = _awaits(post.awaits, deadline, where)
-    _check_type(post.type, where)
-    _check_parent(post.reply_to, where, "reply_to")
-    _check_parent(post.thread_id, where, "thread_id")
-    for name in _recipients(post.to_agent, where):
-        yield Message(
-            to_agent=name,
-            payload=payload,
-            type=post.type,
-            thread_id=post.thread_id,
-            reply_to=post.reply_to,
-            expires=expires,
-            deadline=deadline,
-            awaits=awaits,
-        )
+    one = Message(
+        to_agent="",
+        payload=payload,
+        type=_check_type(post.type, where),
+        thread_id=_check_parent(post.thread_id, where, "thread_id"),
+        reply_to=_check_parent(post.reply_to, where, "reply_to"),
+        expires=expires,
+        deadline=deadline,
+        awaits=_awaits(post.awaits, deadline, where),
+    )
+    return [msgspec.structs.replace(one, to_agent=name) for name in _recipients(post.to_agent, where)]
+
+
+def _nests(value: Any) -> bool:
+    """Whether a decoded value holds others that hold others; nearly none does."""
+    kinds = set(map(type, value.values() if type(value) is dict else value)) if type(value) in (dict, list) else ()
+    return dict in kinds or list in kinds
 
 
 def _recipients(to_agent: str | list[str] | None, where: str) -> Sequence[str]:
     if isinstance(to_agent, str):
-        return ("*",) if to_agent == "*" else (check_name(to_agent, f"{where}to_agent", reserved=True),)
+        return (to_agent if to_agent == "*" or is_name(to_agent) else check_name(to_agent, f"{where}to_agent"),)
     if not to_agent:
         raise BadRequest("say in to_agent whom the message is for", code="no_recipient", field=f"{where}to_agent")
     names = [check_name(name, f"{where}to_agent[{i}]", reserved=True) for i, name in enumerate(to_agent)]
@@ -236,15 +239,16 @@ def _recipients(to_agent: str | list[str] | None, where: str) -> Sequence[str]:
 
 def _one_sender(call: Call, posts: Sequence[tuple[str, Post]]) -> str:
     """Who sends: all messages of one request have one sender."""
-    senders = {from_agent: call.caller.sender(from_agent) for from_agent in {post.from_agent for _, post in posts}}
-    if len({name.lower() for name in senders.values()}) > 1:
+    sender = call.caller.sender(posts[0][1].from_agent)
+    others = {post.from_agent for _, post in posts[1:]}
+    if any(call.caller.sender(other).lower() != sender.lower() for other in others):
         raise BadRequest("one request has one sender; send each sender's messages by themselves", field="from_agent")
-    return senders[posts[0][1].from_agent]
+    return sender
 
 
 def _check_size(call: Call, messages: Sequence[Message]) -> None:
     """Bounds what one small body can grow to by naming many recipients."""
-    size = sum(len(message.payload) for message in messages)
+    size = sum([len(message.payload) for message in messages])
     if any(message.to_agent == "*" for message in messages):
         size *= max(1, len(call.bus.store.names()))
     if size > BODIES_MAX * call.config.body_limit_bytes:
@@ -283,11 +287,12 @@ def _check_type(kind: str, where: str) -> str:
     return kind
 
 
-def _check_parent(message_id: int | None, where: str, name: str) -> None:
-    """What can be no message's id at all; whether there is one, the log knows."""
+def _check_parent(message_id: int | None, where: str, name: str) -> int | None:
+    """Refuses what can be no message's id at all; whether there is one, the log knows."""
     if message_id is not None and not 1 <= message_id <= ID_MAX:
         field = f"{where}{name}"
         raise BadRequest(f"{field}: there is no such message", code="unknown_parent", field=field)
+    return message_id
 
 
 def _moment(time_: str | None, in_s: float | None, where: str, name: str) -> str | None:
@@ -356,7 +361,7 @@ async def _pair(call: Call, status: str) -> ASGIApp:
     )
     if answers is not None:
         await check_within(call.bus, answers, to_agents=[one.to_agent], reply_to=answers.id, thread_id=None)
-    key = _key(call.header("Idempotency-Key"), None)
+    key = _key(call.header(b"idempotency-key"), None)
     sent = await _sent(call, [one], sender, key, body)
     return _answer(sent, {"status": status}, 200)
 

@@ -120,7 +120,7 @@ class Guard:
             return await self._wake_caller(token)
         if token.startswith(capability.PREFIX):
             return await self._reply_caller(token)
-        digest = digest_of(token)
+        digest = _digest_of(token)
         row = self._bus.token(digest)
         # The look-up is by the digest, of which nothing can be guessed bit by bit; comparing is what decides.
         if row is None or not hmac.compare_digest(row.sha256, digest):
@@ -172,12 +172,19 @@ def _answers(scope: Scope) -> bool:
 def _token(scope: Scope) -> str | None:
     """The token that the request's header carries. Raises Unauthorized if it is not carried as it should be."""
     authorization = header(scope, b"authorization")
-    if authorization is None:
-        return header(scope, b"x-shared-secret")
+    return header(scope, b"x-shared-secret") if authorization is None else _bearer(authorization)
+
+
+@lru_cache(maxsize=1024)
+def _bearer(authorization: str) -> str:
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Unauthorized(_UNAUTHORIZED)
     return token.strip()
+
+
+#: Tokens come again and again; their digests are kept where the tokens are, in this process's memory alone.
+_digest_of = lru_cache(maxsize=1024)(digest_of)
 
 
 @lru_cache(maxsize=1024)

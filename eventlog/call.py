@@ -103,9 +103,9 @@ class Call:
         """The query's parameters; one that the route does not know is an error."""
         return Query(self.scope, self.route.params)
 
-    def header(self, name: str) -> str | None:
-        """The value of a header, None if it is not there."""
-        return header(self.scope, name.lower().encode())
+    def header(self, name: bytes) -> str | None:
+        """The value of a header, whose name is in lower case; None if it is not there."""
+        return header(self.scope, name)
 
     def path(self, name: str) -> str:
         """A part of the path."""

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import msgspec
@@ -116,9 +116,15 @@ def fold(name: str) -> str:
     return name.lower()
 
 
+@lru_cache(maxsize=4096)
+def is_name(name: str) -> bool:
+    """Whether an agent, a watcher or a token can be called so, or what is reserved."""
+    return NAME.match(name) is not None
+
+
 def check_name(name: Any, field: str, *, reserved: bool = False) -> str:
     """`name`, if it is one; raises BadRequest `bad_name` otherwise. `reserved` allows `admin` and `bus`."""
-    if not isinstance(name, str) or not NAME.match(name):
+    if not isinstance(name, str) or not is_name(name):
         raise BadRequest(
             f"{field} must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit",
             code="bad_name",
@@ -134,14 +140,16 @@ def canonical(fields: Mapping[str, Any]) -> bytes:
 
     Raises ValueError for a float that is not finite, or so large that it stands for no number in particular.
     """
-    for name, value in fields.items():
-        if value.__class__ is float:
-            if not -ID_MAX <= value <= ID_MAX:
-                raise ValueError(f"{name} is out of range: {value}")
-            if value.is_integer():
-                # RFC 8785 writes numbers as ECMAScript does: 300, never 300.0.
-                fields = {**fields, name: int(value)}
+    if float in map(type, fields.values()):
+        fields = {name: _number(name, value) if type(value) is float else value for name, value in fields.items()}
     return _CANONICAL.encode(fields)
+
+
+def _number(name: str, value: float) -> float:
+    """A number as RFC 8785 writes it, which is as ECMAScript does: 300, never 300.0."""
+    if not -ID_MAX <= value <= ID_MAX:
+        raise ValueError(f"{name} is out of range: {value}")
+    return int(value) if value.is_integer() else value
 
 
 def payload_digest(salt: bytes, payload: bytes | None) -> bytes:

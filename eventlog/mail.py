@@ -95,9 +95,12 @@ class Mail:
                 f"the key {key!r} was used before, with another body; take a new key for a new message",
                 field="Idempotency-Key",
             )
-        unknown = [name for name in {event.agent: None for event in done.events} if not self._knows(name)]
-        nearest = {name: self._nearest(name) for name in unknown[:NEAREST_FOR_MAX]}
-        return Sent(tuple(self.accepted(event, nearest.get(event.agent, ())) for event in done.events), replayed)
+        # What is told of a recipient is looked up once.
+        told: dict[str, tuple[bool, bool, tuple[str, ...]]] = {}
+        for event in done.events:
+            if event.agent not in told:
+                told[event.agent] = self._told_of(event.agent, looked_for=len(told) < NEAREST_FOR_MAX)
+        return Sent(tuple([_accepted(event, *told[event.agent]) for event in done.events]), replayed)
 
     async def _appended(self, messages: Sequence[Placed], once: Key | None) -> Appended | Replayed:
         """The messages as events, unless they would go on for ever. Raises TooManyRequests (loop).
@@ -196,17 +199,14 @@ class Mail:
         cause, thread = found
         return _Parent(_stamped(cause, thread), cause=thread)
 
-    def accepted(self, event: Event, nearest: tuple[str, ...] = ()) -> Accepted:
+    def accepted(self, event: Event) -> Accepted:
         """What a sender is told of a message that was appended."""
-        return Accepted(
-            id=event.id,
-            hash=event.hash.hex(),
-            thread_id=event.fields["thread_id"],
-            status="accepted",
-            known=self._knows(event.agent),
-            watched=self._presence.watched(event.agent),
-            nearest=nearest,
-        )
+        return _accepted(event, *self._told_of(event.agent, looked_for=False))
+
+    def _told_of(self, name: str, *, looked_for: bool) -> tuple[bool, bool, tuple[str, ...]]:
+        """Of a recipient: whether it is known, whether it is watched, and, if they are `looked_for`, names like it."""
+        known = self._knows(name)
+        return known, self._presence.watched(name), self._nearest(name) if looked_for and not known else ()
 
     # ---- known names ------------------------------------------------------------------------------------------------
 
@@ -299,6 +299,10 @@ class Mail:
             raise NotFound(f"there is no message {message_id}")
         if message.payload is not None:
             await self._engine.append(Append((Draft("redacted", {"message_id": message_id, "reason": reason}),)))
+
+
+def _accepted(event: Event, known: bool, watched: bool, nearest: tuple[str, ...]) -> Accepted:
+    return Accepted(event.id, event.hash.hex(), event.fields["thread_id"], "accepted", known, watched, nearest)
 
 
 def wall_now() -> str:

@@ -22,6 +22,7 @@ HEADS_MAX, HEAD_BYTES_MAX = 1000, 2048
 HELD_BYTES_MAX = 65_536
 
 _HEAD_ENDS = b"\r\n\r\n"
+_CLOSE = (b"connection", b"close")
 
 
 class Head:
@@ -189,9 +190,7 @@ class Connection(HttpToolsProtocol):
         self._used = True
         if self._alarm is not None:
             self._drop_alarm()
-        task = self._answering = self.loop.create_task(self._answer(head, {**head.scope, BODY: body}))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self._answering = self.loop.create_task(self._answer(head, {**head.scope, BODY: body}))
 
     async def _answer(self, head: Head, scope: Scope) -> None:
         try:
@@ -214,20 +213,14 @@ class Connection(HttpToolsProtocol):
 
     def _send(self, answer: Answer, *, keep_alive: bool) -> None:
         """Send a whole answer in one write."""
-        close = b"" if keep_alive or (b"connection", b"close") in answer.headers else b"connection: close\r\n"
-        self.transport.write(
-            b"".join(
-                (
-                    STATUS_LINE[answer.status],
-                    _lines(tuple(self.server_state.default_headers)),
-                    _lines(answer.headers),
-                    close,
-                    b"content-length: %d\r\n\r\n" % len(answer.body),
-                    answer.body,
-                )
-            )
-        )
-        if not keep_alive or (b"connection", b"close") in answer.headers:
+        headers = (*self.server_state.default_headers, *answer.headers)
+        if keep_alive and _CLOSE in headers:
+            keep_alive = False
+        elif not keep_alive and _CLOSE not in headers:
+            headers = (*headers, _CLOSE)
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (STATUS_LINE[answer.status], _lines(headers), len(answer.body))
+        self.transport.write(head + answer.body)
+        if not keep_alive:
             self.transport.close()
 
     def _end(self) -> None:

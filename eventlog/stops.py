@@ -193,9 +193,11 @@ class Stops:
             if found is not None:
                 return found
         now = self._now()
-        return next(
-            filter(None, (self._over_pair(of[-1], sender, to, len(of), now) for (to, _), of in ways.items())), None
-        )
+        for (recipient, _), of in ways.items():
+            found = self._over_pair(of[-1], sender, recipient, len(of), now)
+            if found is not None:
+                return found
+        return None
 
     async def refuse(self, refusal: Refusal) -> None:
         """Record a stop that does not stand yet, once however many messages meet it."""

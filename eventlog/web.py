@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -111,17 +112,18 @@ _BY_NAME = "eventlog.headers"
 
 def header(scope: Scope, name: bytes) -> str | None:
     """The value of a header, None if it is not there. Raises BadRequest if it is there twice."""
-    by_name: dict[bytes, bytes] | None = scope.get(_BY_NAME)
+    by_name: dict[bytes, list[str]] | None = scope.get(_BY_NAME)
     if by_name is None:
-        by_name = scope[_BY_NAME] = dict(scope["headers"])
-    value = by_name.get(name)
-    if value is None:
+        by_name = scope[_BY_NAME] = {}
+        for key, value in scope["headers"]:
+            by_name.setdefault(key, []).append(value.decode("latin-1").strip())
+    values = by_name.get(name)
+    if values is None:
         return None
-    if len(by_name) < len(scope["headers"]):
-        times = sum(key == name for key, _ in scope["headers"])
-        if times > 1:
-            raise BadRequest(f"the header {name.decode()} is there {times} times; send it once", field=name.decode())
-    return value.decode("latin-1").strip()
+    if len(values) > 1:
+        times = f"the header {name.decode()} is there {len(values)} times"
+        raise BadRequest(f"{times}; send it once", field=name.decode())
+    return values[0]
 
 
 def not_here(what: str) -> NotFound:
@@ -171,18 +173,17 @@ def too_large(limit_bytes: int) -> TooLarge:
 def require_json(scope: Scope) -> None:
     """Raises BadContentType if the body is declared as something other than JSON; undeclared is taken as JSON."""
     declared = header(scope, b"content-type")
-    if declared is None:
-        return
+    if declared is not None and not _is_json(declared):
+        raise BadContentType("the body must be JSON in UTF-8; send the header Content-Type: application/json")
+
+
+@lru_cache(maxsize=256)
+def _is_json(declared: str) -> bool:
     kind, _, parameters = declared.partition(";")
     kind = kind.strip().lower()
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))) and charset in (
-        "",
-        "utf-8",
-        "utf8",
-    ):
-        return
-    raise BadContentType("the body must be JSON in UTF-8; send the header Content-Type: application/json")
+    json = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    return json and charset in ("", "utf-8", "utf8")
 
 
 def read_object(body: bytes, kind: type[_Body]) -> _Body:
