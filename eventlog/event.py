@@ -145,10 +145,13 @@ def canonical(fields: Mapping[str, Any]) -> bytes:
     return _CANONICAL.encode(fields)
 
 
-def _number(name: str, value: float) -> float:
-    """A number as RFC 8785 writes it, which is as ECMAScript does: 300, never 300.0."""
+def _number(name: str, value: float) -> float | msgspec.Raw:
+    """A number as RFC 8785 writes it, which is as ECMAScript does: 300, never 300.0; 0.000001, never 1e-6."""
     if not -ID_MAX <= value <= ID_MAX:
         raise ValueError(f"{name} is out of range: {value}")
+    if 1e-6 <= abs(value) < 1e-5:  # here the encoder is of another mind
+        digits = repr(abs(value)).partition("e")[0].replace(".", "")
+        return msgspec.Raw(f"{'-' if value < 0 else ''}0.00000{digits}".encode())
     return int(value) if value.is_integer() else value
 
 

@@ -124,6 +124,7 @@ class TestCanonical:
     @example({"timeout_s": 300.0})
     @example({"timeout_s": -0.0})
     @example({"timeout_s": 0.1, "x": 1e-7, "y": float(ID_MAX)})
+    @example({"a": 9.581296137293014e-06, "b": 1e-6, "c": -9.99e-6, "d": 1e-5, "e": 9.99e-7})
     @example({"detail": '\x00\x1f\x7f\b\t\n\f\r\\"/\u2028é\U0001f600'})
     def test_is_rfc_8785(self, fields: dict[str, object]) -> None:
         assert canonical(fields) == rfc8785.dumps(fields)  # type: ignore[arg-type]
