@@ -3,7 +3,6 @@
 import re
 import sqlite3
 from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 from itertools import chain
 from typing import Any
@@ -27,17 +26,22 @@ SQL: dict[str, str] = _load()
 
 def run_all(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Run a statement for each of `rows`, in order; an INSERT whose VALUES begin a line for many of them at once."""
-    if _VALUES.search(SQL[name]) is None:
+    if name not in _OF_MANY:
         connection.executemany(SQL[name], rows)
         return
     done = 0
-    for size in ROWS:
+    for size, statement in _OF_MANY[name]:
         while len(rows) - done >= size:
-            connection.execute(_of_many(name, size), tuple(chain.from_iterable(rows[done : done + size])))
+            connection.execute(statement, tuple(chain.from_iterable(rows[done : done + size])))
             done += size
 
 
-@cache
-def _of_many(name: str, size: int) -> str:
-    """A statement with its VALUES so many times."""
-    return _VALUES.sub(lambda found: f"VALUES {', '.join([found[1]] * size)}", SQL[name])
+def _of_many(statement: str) -> tuple[tuple[int, str], ...]:
+    """A statement with its VALUES so many times, for each size."""
+    values = _VALUES.search(statement)
+    assert values is not None
+    before, after = statement[: values.start(1)], statement[values.end(1) :]
+    return tuple((size, before + ", ".join([values[1]] * size) + after) for size in ROWS)
+
+
+_OF_MANY = {name: _of_many(statement) for name, statement in SQL.items() if _VALUES.search(statement)}

@@ -179,12 +179,13 @@ class Stops:
         if sender in RESERVED:
             return None
         into: dict[int, int] = {}
-        #: The messages of each way: to whom, and of how many hops (0, 1 or more); pairs tell these apart.
-        ways: dict[tuple[str, int], list[Placed]] = {}
+        #: How many messages there are of each way: to whom, and of how many hops (0, 1 or more); and the last one.
+        ways: dict[tuple[str, int], tuple[int, Placed]] = {}
         for placed in messages:
             fields, thread = placed.draft.fields, placed.thread
-            recipient = fold(fields["to_agent"])
-            ways.setdefault((recipient, min(fields["hops"], 2)), []).append(placed)
+            recipient, hops = fold(fields["to_agent"]), fields["hops"]
+            way = (recipient, hops if hops < 2 else 2)
+            ways[way] = (ways[way][0] + 1 if way in ways else 1), placed
             found = self._stands(placed, sender, recipient) if self._standing else None
             if found is None and (thread is not None or placed.cause is not None):
                 if thread is not None:
@@ -193,8 +194,8 @@ class Stops:
             if found is not None:
                 return found
         now = self._now()
-        for (recipient, _), of in ways.items():
-            found = self._over_pair(of[-1], sender, recipient, len(of), now)
+        for (recipient, _), (count, placed) in ways.items():
+            found = self._over_pair(placed, sender, recipient, count, now)
             if found is not None:
                 return found
         return None
