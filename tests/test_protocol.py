@@ -1,0 +1,175 @@
+"""Connections over real sockets: whole requests take a short way, and what it does is what the long way does."""
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.foreign import Foreign
+from tests.raw import Raw, connect, exchange, read_answer, receive, request
+from tests.support import BusProcess, until
+
+pytestmark = pytest.mark.e2e
+
+
+def post(bus: BusProcess, payload: object, *headers: str, token: str = "", to: str = "mel") -> bytes:
+    """A message as a request; two that differ in the text alone have the same header."""
+    body = json.dumps({"to_agent": to, "payload": payload}).encode()
+    return request("POST", "/api/send", host="localhost", token=token or bus.admin_token, body=body, headers=headers)
+
+
+def get(bus: BusProcess, target: str, *headers: str) -> bytes:
+    return request("GET", target, host="localhost", token=bus.admin_token, headers=headers)
+
+
+def answers(sock: socket.socket, count: int) -> list[Raw]:
+    """So many answers of one connection, though several may come in one piece."""
+    seen, found = b"", list[Raw]()
+    while len(found) < count:
+        head, ends, rest = seen.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or b"0") if ends else 0
+        if not ends or len(rest) < length:
+            seen += receive(sock)
+            continue
+        found.append(Raw(int(head.split()[1]), {}, rest[:length]))
+        seen = rest[length:]
+    return found
+
+
+def texts(bus: BusProcess, agent: str) -> list[object]:
+    page = Foreign(bus.url, bus.admin_token).call("GET", f"/api/inbox?agent={agent}&after=0&limit=1000").body
+    return [message["payload"] for message in page["messages"]]
+
+
+def test_a_header_that_came_before_means_the_same_again(shared_bus: BusProcess) -> None:
+    with connect(shared_bus.url) as sock:
+        for text in ("one", "two", "six"):
+            sock.sendall(post(shared_bus, text, to="again"))
+            assert read_answer(sock).status == 201
+    # Known from another connection, and of another length.
+    assert exchange(shared_bus.url, post(shared_bus, "two", to="again")).status == 201
+    assert exchange(shared_bus.url, post(shared_bus, "three", to="again")).status == 201
+    assert texts(shared_bus, "again") == ["one", "two", "six", "two", "three"]
+
+
+def test_a_token_that_was_revoked_is_refused_though_its_header_is_known(shared_bus: BusProcess) -> None:
+    admin = Foreign(shared_bus.url, shared_bus.admin_token)
+    holder = admin.create_token("shortlived", "agent")
+    with connect(shared_bus.url) as sock:
+        for _ in range(2):
+            sock.sendall(post(shared_bus, "x", token=holder.token))
+            assert read_answer(sock).status == 201
+        admin.call("DELETE", "/api/tokens/shortlived")
+        sock.sendall(post(shared_bus, "x", token=holder.token))
+        refused = read_answer(sock)
+    assert (refused.status, refused.code) == (401, "unauthorized")
+    assert refused.headers["www-authenticate"]
+
+
+def test_a_host_that_is_refused_is_refused_each_time(shared_bus: BusProcess) -> None:
+    with connect(shared_bus.url) as sock:
+        for _ in range(3):
+            sock.sendall(request("GET", "/healthz", host="evil.example"))
+            assert read_answer(sock).status == 421
+
+
+@pytest.mark.parametrize("cut", [1, 20, -3, -1])
+def test_a_known_header_in_two_pieces_is_one_request(shared_bus: BusProcess, cut: int) -> None:
+    whole = post(shared_bus, f"cut at {cut}", to="pieces")
+    with connect(shared_bus.url) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(whole)
+        assert read_answer(sock).status == 201
+        sock.sendall(whole[:cut])
+        # Whatever of it has arrived by the time that another connection is answered was read by itself.
+        assert exchange(shared_bus.url, get(shared_bus, "/healthz")).status == 200
+        sock.sendall(whole[cut:])
+        assert read_answer(sock).status == 201
+    assert texts(shared_bus, "pieces").count(f"cut at {cut}") == 2
+
+
+def test_requests_sent_at_once_are_answered_in_order(shared_bus: BusProcess) -> None:
+    messages = [post(shared_bus, n, to="pipelined") for n in range(6)]
+    with connect(shared_bus.url) as sock:
+        sock.sendall(messages[0])
+        assert read_answer(sock).status == 201
+        sock.sendall(messages[1])
+        sock.sendall(b"".join(messages[2:5]))
+        sock.sendall(messages[5])
+        ids = [answer.json["id"] for answer in answers(sock, 5)]
+    assert ids == sorted(ids)
+    assert texts(shared_bus, "pipelined") == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_comes_while_a_request_waits_is_answered_after_it(shared_bus: BusProcess) -> None:
+    waiting = get(shared_bus, "/api/inbox?agent=patient&wait=60")
+    with connect(shared_bus.url) as sock:
+        sock.sendall(waiting)
+        sock.sendall(post(shared_bus, "later", to="other"))
+        admin = Foreign(shared_bus.url, shared_bus.admin_token)
+        admin.send("patient", "now")
+        first, second = answers(sock, 2)
+    assert [message["payload"] for message in first.json["messages"]] == ["now"]
+    assert second.status == 201
+
+
+def test_a_client_that_went_away_leaves_its_seat(tmp_path: Path) -> None:
+    with BusProcess(tmp_path, options=["--followers-max", "1"]) as bus:
+        waiting = get(bus, "/api/inbox?agent=mel&wait=60")
+
+        def refused() -> bool:
+            return exchange(bus.url, get(bus, "/api/inbox?agent=mel&wait=0.001")).status == 429
+
+        with connect(bus.url) as sock:
+            sock.sendall(waiting)
+            until(refused)
+        until(lambda: not refused())
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_client_that_wants_no_more_gets_its_answer_and_the_end(shared_bus: BusProcess, known: bool) -> None:
+    asked = get(shared_bus, "/readyz", "Connection: close", f"X-Known: {known}")
+    for _ in range(2 if known else 1):
+        with connect(shared_bus.url) as sock:
+            sock.sendall(asked)
+            answer = read_answer(sock)
+            assert sock.recv(1) == b""
+    assert answer.status == 200
+    assert answer.headers["connection"] == "close"
+
+
+def test_an_old_client_gets_its_answer_and_the_end(shared_bus: BusProcess) -> None:
+    asked = get(shared_bus, "/readyz").replace(b"HTTP/1.1", b"HTTP/1.0")
+    for _ in range(2):
+        with connect(shared_bus.url) as sock:
+            sock.sendall(asked)
+            assert read_answer(sock).status == 200
+            assert sock.recv(1) == b""
+
+
+def test_a_connection_that_is_used_is_kept_and_an_idle_one_closed(tmp_path: Path) -> None:
+    with BusProcess(tmp_path, options=["--idle-timeout-s", "1"]) as bus, connect(bus.url) as sock:
+        asked, used_until = get(bus, "/readyz"), time.monotonic() + 2.5
+        while time.monotonic() < used_until:  # longer than an idle one is kept
+            sock.sendall(asked)
+            assert read_answer(sock).status == 200
+        began = time.monotonic()
+        assert sock.recv(1) == b""
+        assert time.monotonic() - began > 0.5
+
+
+def test_an_answer_carries_the_date_and_what_keeps_it_from_caches(shared_bus: BusProcess) -> None:
+    answer = exchange(shared_bus.url, get(shared_bus, "/readyz"))
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["date"].endswith("GMT")
+
+
+def test_a_body_over_the_limit_is_refused_though_it_came_whole(tmp_path: Path) -> None:
+    with BusProcess(tmp_path, options=["--body-limit-bytes", "1024"]) as bus:
+        for _ in range(2):
+            refused = exchange(bus.url, post(bus, "x" * 2000))
+            assert (refused.status, refused.code) == (413, "too_large")
+        assert exchange(bus.url, post(bus, "x" * 100)).status == 201
