@@ -9,13 +9,14 @@ from starlette.routing import Route as Place
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from eventlog import api_admin, api_agents, api_dead, api_log, api_mail
+from eventlog import api_admin, api_agents, api_dead, api_log, api_mail, api_send, posts
+from eventlog.answers import json_response, problem
 from eventlog.auth import Caller
 from eventlog.call import ADMIN, ANSWERERS, AUDITORS, EVERYONE, READERS, SENDERS, WATCHERS, Call, Desk, Nothing, Route
 from eventlog.errors import EventlogError, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from eventlog.gate import Gate, own_names
 from eventlog.openapi import document
-from eventlog.web import ClientGone, json_response, problem
+from eventlog.web import ClientGone
 
 #: Answers a request.
 Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
@@ -36,11 +37,11 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/api/send",
-        api_mail.send,
+        api_send.send,
         ANSWERERS,
         "Send a message, an array of them, or one to many recipients",
         headers=("Idempotency-Key",),
-        body=api_mail.Post,
+        body=posts.Post,
         answers=_SENT,
     ),
     Route(
@@ -145,21 +146,21 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "POST",
         "/message",
-        api_mail.receive_message,
+        api_send.receive_message,
         ANSWERERS,
         "The pair's: a message to the token's peer",
         headers=("Idempotency-Key",),
-        body=api_mail.PairPost,
+        body=api_send.PairPost,
         pair=True,
     ),
     Route(
         "POST",
         "/send",
-        api_mail.send_message,
+        api_send.send_message,
         ANSWERERS,
         "The pair's: a message to the token's peer",
         headers=("Idempotency-Key",),
-        body=api_mail.PairPost,
+        body=api_send.PairPost,
         pair=True,
     ),
     Route("GET", "/healthz", api_admin.healthz, None, "The process answers"),

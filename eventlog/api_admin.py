@@ -10,12 +10,12 @@ import msgspec
 from starlette.types import ASGIApp
 
 from eventlog import maintenance
+from eventlog.answers import json_response
 from eventlog.call import Call
 from eventlog.errors import BadRequest, TooManyRequests, Unavailable
 from eventlog.event import ID_MAX, check_name
 from eventlog.reads import TokenRow
 from eventlog.tokens import check_token, new_token
-from eventlog.web import json_response
 
 #: How long the reason of a redaction may be, characters.
 REASON_MAX = 1000

@@ -8,12 +8,13 @@ from msgspec import UNSET, Meta
 from starlette.types import ASGIApp
 
 from eventlog.agents import EVERYONE, Limits
+from eventlog.answers import json_response
 from eventlog.call import Call
 from eventlog.errors import BadRequest, NotFound
 from eventlog.event import ID_MAX, check_name, compact
 from eventlog.starts import STARTS_MAX
 from eventlog.wakes import Ask, Granted, Report
-from eventlog.web import check_visible, json_response
+from eventlog.web import check_visible
 
 #: Bounds of what a watcher may ask for, seconds.
 TIMEOUT_S_MAX = 7 * 86_400

@@ -3,10 +3,10 @@
 import msgspec
 from starlette.types import ASGIApp
 
+from eventlog.answers import json_response
 from eventlog.call import Call
 from eventlog.errors import BadRequest
 from eventlog.letters import with_message
-from eventlog.web import json_response
 
 #: How much of a reason is taken, characters.
 REASON_MAX = 1000

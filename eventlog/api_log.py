@@ -8,11 +8,12 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from eventlog.answers import json_response
 from eventlog.call import Call
 from eventlog.errors import BadRequest, Forbidden
 from eventlog.event import KINDS, fold
 from eventlog.follow import Follower
-from eventlog.web import abort, check_visible, cursor, json_response
+from eventlog.web import abort, check_visible, cursor
 from eventlog.window import Filter
 
 #: Kinds of event that say nothing of an agent: an auditor's business alone.

@@ -54,19 +54,18 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Seats:
-    """How many streams and waiting requests there are, and may be."""
+    """How many of some kind of request there are, and may be; `said` is what one too many is told."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, said: str, retry_after_s: float) -> None:
         self._most = most
+        self._said = said
+        self._retry_after_s = retry_after_s
         self.taken = 0
 
     def take(self) -> None:
         """Takes a seat, to be left. Raises TooManyRequests if there is none."""
         if self.taken >= self._most:
-            raise TooManyRequests(
-                f"{self._most} streams and waiting requests are open, the limit (followers_max); come back later",
-                retry_after_s=5,
-            )
+            raise TooManyRequests(f"{self._most} {self._said}", retry_after_s=self._retry_after_s)
         self.taken += 1
 
     def leave(self) -> None:
@@ -81,7 +80,16 @@ class Desk:
         self.bus = bus
         self.guard = guard
         self.config = config
-        self.seats = Seats(config.followers_max)
+        #: Of streams and of requests that wait for something to come.
+        self.seats = Seats(
+            config.followers_max,
+            "streams and waiting requests are open, the limit (followers_max); come back later",
+            retry_after_s=5,
+        )
+        #: Of requests to send: each waits for those before it, so what bounds them bounds how long any waits.
+        self.sends = Seats(
+            config.sends_max, "requests to send are under way, the limit (sends_max); send it again", retry_after_s=1
+        )
         #: Set when the bus stops, or cannot append any more: it is then not ready.
         self.stopping = False
 

@@ -112,6 +112,7 @@ class Config:
     append_queue_max: int = _setting(
         10_000, "Appends that may wait for their transaction; more are answered 429.", least=1
     )
+    sends_max: int = _setting(512, "Requests to send that may be under way at once; more are answered 429.", least=1)
     readers: int = _setting(2, "Reading connections to the database.", least=1, most=16)
 
     max_hops: int = _setting(

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eventlog.answers import problem
 from eventlog.errors import BadHost, EventlogError, Forbidden
-from eventlog.web import header, problem
+from eventlog.web import header
 
 #: A Host header: a name or an address in brackets, and perhaps a port.
 _HOST = re.compile(r"(?P<name>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::(?P<port>[0-9]{1,5}))?")

@@ -1,7 +1,11 @@
-"""The listening socket: opened here, or handed over by systemd, with the limits that dead clients need."""
+"""The listening socket, opened here or handed over by systemd with the limits that dead clients need; and accepting."""
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable
+
+import structlog
 
 from eventlog import tcp
 from eventlog.config import Config
@@ -9,8 +13,62 @@ from eventlog.errors import ConfigError, Locked
 
 #: Connections that wait to be accepted: a fleet that reconnects at once.
 BACKLOG = 2048
+#: The most connections that are accepted in one turn of the event loop.
+ACCEPTS_MAX = 256
+#: How long nothing is accepted where it failed, seconds: mostly no descriptor is free, and that takes time to change.
+ACCEPT_AGAIN_S = 1.0
 #: The first descriptor that systemd hands over (sd_listen_fds(3)).
 _FIRST_FD = 3
+
+_log = structlog.get_logger()
+
+
+class Listener:
+    """Accepts connections on a listening socket until it is closed, and gives each a protocol of its own.
+
+    Many in one turn of the loop. uvloop by itself accepts one in each, and under load a turn is long: those who came
+    last, such as a person with a command line, would wait for seconds.
+    """
+
+    def __init__(self, sock: socket.socket, protocol: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._sock = sock
+        self._protocol = protocol
+        self._loop = asyncio.get_running_loop()
+        self._joining: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._listen()
+
+    def close(self) -> None:
+        """Accept no more, and close the socket: who comes is refused at once, or waits where systemd holds it, too."""
+        self._closed = True
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
+
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_MAX):
+            try:
+                connection, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                _log.error("connections cannot be accepted", reason=str(error), again_in_s=ACCEPT_AGAIN_S)
+                self._loop.remove_reader(self._sock)
+                self._loop.call_later(ACCEPT_AGAIN_S, self._listen)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._join(connection))
+            self._joining.add(task)
+            task.add_done_callback(self._joining.discard)
+
+    async def _join(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()  # it went away already
 
 
 def listening_socket(config: Config) -> socket.socket:

@@ -1,7 +1,6 @@
 """Mail: the policy of sending, reading an inbox, and taking messages over."""
 
 import asyncio
-import difflib
 import hashlib
 import re
 import time
@@ -13,8 +12,9 @@ import msgspec
 from eventlog.agents import EVERYONE
 from eventlog.engine import Append, Appended, Engine, Key, Replayed, Stale
 from eventlog.errors import BadRequest, Conflict, KeyReused, NotFound, Unavailable
-from eventlog.event import RESERVED, Draft, Event, Message, fold
+from eventlog.event import Draft, Event, Message, fold
 from eventlog.follow import Hub
+from eventlog.names import Names
 from eventlog.presence import Presence
 from eventlog.seal import utc_now
 from eventlog.stops import Placed, Stops
@@ -25,12 +25,8 @@ from eventlog.window import Filter
 #: The (folded) agents that a caller may see; None sees everything.
 Visible = frozenset[str] | None
 
-#: How many names like an unknown recipient's a sender is told.
-NEAREST_MAX = 3
 #: For how many unknown recipients of one request: each is compared with every known name, while all others wait.
 NEAREST_FOR_MAX = 10
-#: The most unknown names whose nearest are kept.
-NEAR_KEPT_MAX = 1000
 #: How often an append is tried anew because the agent's state moved, before it is given up.
 TRIES_MAX = 100
 
@@ -74,8 +70,7 @@ class Mail:
         self._cause = cause
         self._recipients_max = recipients_max
         self._batch_max = batch_max
-        self._near: dict[str, tuple[str, ...]] = {}
-        self._near_version = (0, 0)
+        self._names = Names(store, presence)
 
     # ---- sending ----------------------------------------------------------------------------------------------------
 
@@ -155,10 +150,10 @@ class Mail:
     def _recipients(self, to_agent: str, sender: str) -> list[str]:
         if to_agent != EVERYONE:
             return [self._store.agent(to_agent).name]
-        names = self._known() - {fold(sender)} - RESERVED
+        names = self._names.known() - {fold(sender)}
         if not names:
             raise BadRequest("no other agent is known yet; name the recipient", code="no_recipient", field="to_agent")
-        return [self._spelled(name) for name in sorted(names)]
+        return [self._names.spelled(name) for name in sorted(names)]
 
     async def _parent(self, message: Message, caused: "_Parent", visible: Visible) -> "_Parent":
         """What a message that names either takes from the one it replies to, or from its thread and its cause.
@@ -205,32 +200,8 @@ class Mail:
 
     def _told_of(self, name: str, *, looked_for: bool) -> tuple[bool, bool, tuple[str, ...]]:
         """Of a recipient: whether it is known, whether it is watched, and, if they are `looked_for`, names like it."""
-        known = self._knows(name)
-        return known, self._presence.watched(name), self._nearest(name) if looked_for and not known else ()
-
-    # ---- known names ------------------------------------------------------------------------------------------------
-
-    def _knows(self, name: str) -> bool:
-        return self._store.known(name) or self._presence.knows(name)
-
-    def _known(self) -> set[str]:
-        """The folded names of all known agents."""
-        return ({fold(name) for name in self._store.names()} | set(self._presence.named())) - {EVERYONE}
-
-    def _spelled(self, name: str) -> str:
-        stored = self._store.agent(name).name
-        return self._presence.named().get(name, stored) if not self._store.known(name) else stored
-
-    def _nearest(self, name: str) -> tuple[str, ...]:
-        """Known names like this one; looked for once, until there are other known names."""
-        version = self._store.names_version, self._presence.names_version
-        if version != self._near_version or len(self._near) >= NEAR_KEPT_MAX:
-            self._near.clear()
-            self._near_version = version
-        if name not in self._near:
-            near = difflib.get_close_matches(name, self._known() - RESERVED, n=NEAREST_MAX)
-            self._near[name] = tuple(self._spelled(one) for one in near)
-        return self._near[name]
+        known = self._names.knows(name)
+        return known, self._presence.watched(name), self._names.nearest(name) if looked_for and not known else ()
 
     # ---- reading and taking over ------------------------------------------------------------------------------------
 

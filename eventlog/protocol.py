@@ -8,8 +8,9 @@ from typing import Any, ClassVar, cast
 from starlette.types import ASGIApp, Receive, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from eventlog.answers import Answer, Headers, problem
 from eventlog.errors import BadRequest, EventlogError, TooLarge
-from eventlog.web import ABORT, BODY, WHOLE, Answer, Headers, problem
+from eventlog.web import ABORT, BODY, WHOLE
 
 #: Answers a request whose body is in its scope (web.BODY); None if nobody is there any more.
 Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ from eventlog.errors import (
     SchemaError,
     Unavailable,
 )
-from eventlog.listen import address_of, listening_socket
+from eventlog.listen import Listener, address_of, listening_socket
 from eventlog.lock import DataLock
 from eventlog.log import EventLog
 from eventlog.logs import configure
@@ -139,10 +140,12 @@ class _Server(uvicorn.Server):
         # The bus ends its followers itself, at whole frames; the library would cut them wherever they are.
         AppStatus.enable_automatic_graceful_drain = False
         application = Application(desk)
+        self._connection = limited(config.header_limit_bytes, config.header_timeout_s, application.direct)
+        self._listeners: list[Listener] = []
         super().__init__(
             uvicorn.Config(
                 application,
-                http=limited(config.header_limit_bytes, config.header_timeout_s, application.direct),
+                http=self._connection,
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -160,7 +163,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves, and says so."""
-        await super().startup(sockets)
+        await super().startup([])
+        connection = partial(self._connection, self.config, self.server_state, {}, asyncio.get_running_loop())
+        self._listeners = [Listener(sock, connection) for sock in sockets or ()]
         # What is there now stays: the collector need not look at it again. Nor need it look so often at what comes: of
         # a thousand requests under way nothing is garbage, and nearly all that they leave is freed without it.
         gc.collect()
@@ -204,8 +209,8 @@ class _Server(uvicorn.Server):
         """
         systemd.notify("STOPPING=1")
         self._desk.stopping = True
-        for server in self.servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         self._desk.bus.end_followers()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace_s

@@ -1,6 +1,7 @@
 """Connections over real sockets: whole requests take a short way, and what it does is what the long way does."""
 
 import json
+import signal
 import socket
 import time
 from pathlib import Path
@@ -173,3 +174,28 @@ def test_a_body_over_the_limit_is_refused_though_it_came_whole(tmp_path: Path) -
             refused = exchange(bus.url, post(bus, "x" * 2000))
             assert (refused.status, refused.code) == (413, "too_large")
         assert exchange(bus.url, post(bus, "x" * 100)).status == 201
+
+
+def test_more_sends_at_once_than_there_may_be_are_told_to_come_back(tmp_path: Path) -> None:
+    with BusProcess(tmp_path, options=["--sends-max", "1"]) as bus:
+        admin = Foreign(bus.url, bus.admin_token)
+        one = post(bus, "x")
+        connections = [connect(bus.url) for _ in range(20)]
+        try:
+            # They come while the bus is stopped, and so all at once when it goes on.
+            bus.process.send_signal(signal.SIGSTOP)
+            for sock in connections:
+                sock.sendall(one)
+            bus.process.send_signal(signal.SIGCONT)
+            got = [read_answer(sock) for sock in connections]
+        finally:
+            for sock in connections:
+                sock.close()
+        refused = [answer for answer in got if answer.status != 201]
+        assert len(refused) > 0
+        assert {(answer.status, answer.code, answer.headers["retry-after"]) for answer in refused} == {
+            (429, "too_many_requests", "1")
+        }
+        # Nothing of what was refused is there, and what comes later is taken.
+        assert texts(bus, "mel") == ["x"] * (len(got) - len(refused))
+        admin.send("mel", "again")
