@@ -1,13 +1,14 @@
 """Followers: reading history and following live are one loop of pulls, strictly after a cursor."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 from weakref import WeakSet
 
 import msgspec
 
+from eventlog.bell import Bell, Bells
 from eventlog.event import Event
 from eventlog.head import Head
 from eventlog.sse import encode_comment, encode_id, encode_opening, encode_reset
@@ -38,10 +39,10 @@ class Pages(Protocol):
 
 
 class Hub:
-    """What all followers of a log share: the window, the pages behind it, and the bell that wakes them.
+    """What all followers of a log share: the window, the pages behind it, and the bells that wake them.
 
-    The bell is only a hint: who waits looks at the head first, and reads after its own cursor afterwards.
-    It is rung only for followers whose filter shows something of what came; the others catch up at their heartbeat.
+    A bell is only a hint: who waits looks at the head first, and reads after its own cursor afterwards.
+    Followers whose filter shows nothing of what came are not rung; they catch up at their heartbeat.
     """
 
     def __init__(self, head: Head, pages: Pages, *, events_max: int, bytes_max: int) -> None:
@@ -50,39 +51,24 @@ class Hub:
         self.window = Window(head.value, events_max=events_max, bytes_max=bytes_max)
         self._pages = pages
         self._followers: WeakSet[Follower] = WeakSet()
-        #: Who waits for events of an agent; None: for any agent's.
-        self._waiting: dict[str | None, dict[asyncio.Future[None], Filter]] = {}
+        self.bells = Bells()
 
     def add(self, events: Sequence[Event]) -> None:
         """Take in what was just appended, in order. To be called in the same step as the head moves."""
         self.window.add(events)
-        heard: dict[str | None, list[Event]] = {None: list(events)}
-        for event in events:
-            heard.setdefault(event.agent, []).append(event)
-        for agent, new in heard.items():
-            for waiter, wanted in self._waiting.get(agent, {}).items():
-                if not waiter.done() and any(wanted.shows(one.event, one.agent, one.sender) for one in new):
-                    waiter.set_result(None)
+        self.bells.heard(events)
 
     async def wait(self, wanted: Filter, cursor: int, timeout_s: float) -> None:
         """Until something came after `cursor` that `wanted` shows, the followers end, or the time is over."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        places = tuple(wanted.agents) or (None,)
-        for agent in places:
-            self._waiting.setdefault(agent, {})[waiter] = wanted
-        alarm = loop.call_later(timeout_s, _ring, waiter)
-        try:
+        with self.bells.hung(wanted) as bell:
             # Looked at only now that the bell would be heard: what came before is not waited for.
-            if self.head.value <= cursor and not self.closing:
-                await waiter
-        finally:
-            alarm.cancel()
-            for agent in places:
-                waiting = self._waiting[agent]
-                del waiting[waiter]
-                if not waiting:
-                    del self._waiting[agent]
+            if self.head.value > cursor or self.closing:
+                return
+            alarm = asyncio.get_running_loop().call_later(timeout_s, bell.ring)
+            try:
+                await bell.wait()
+            finally:
+                alarm.cancel()
 
     async def page(self, wanted: Filter, after: int, limit: int) -> Slice:
         """What `wanted` shows of at most `limit` events behind the window; the head must be past `after`."""
@@ -111,10 +97,7 @@ class Hub:
         for follower in list(self._followers):
             if token is None or follower.token == token:
                 follower.ended = True
-        # Whoever is not meant looks, finds nothing, and waits again.
-        for waiting in self._waiting.values():
-            for waiter in waiting:
-                _ring(waiter)
+        self.bells.ring_all()
 
 
 class Follower:
@@ -152,29 +135,48 @@ class Follower:
         self._presence = presence or nullcontext()
         self._cursor = self._told = start
         self._hidden = 0
+        self._beat_due = False
         self._caught_up = start >= self.head
         self._page_limit = PAGE_EVENTS_FIRST
         hub.join(self)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with self._presence:
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        with self._presence, self._hub.bells.hung(self._wanted) as bell, self._beating(bell):
             yield self._opening()
-            loop = asyncio.get_running_loop()
-            beat = loop.time() + self._heartbeat_s
             while not self.ended:
                 chunk = b""
                 if self._hub.head.value > self._cursor:
                     chunk = await self._pull()
-                elif (left_s := beat - loop.time()) > 0:
-                    await self._hub.wait(self._wanted, self._cursor, left_s)
+                elif not self._beat_due:
+                    await bell.wait()
                     continue
-                if loop.time() >= beat:
-                    chunk += self._beat()
-                    beat = loop.time() + self._heartbeat_s
+                if self._beat_due:
+                    self._beat_due = False
+                    chunk += self._id_only() + encode_comment()
                 if chunk:
                     yield chunk
                 else:
                     await asyncio.sleep(0)  # a long stretch of hidden events must not hold up everyone else
+
+    @contextmanager
+    def _beating(self, bell: Bell) -> Iterator[None]:
+        """While the block lasts, a heartbeat is due again and again: one timer for all chunks in between."""
+        alarm: asyncio.TimerHandle
+
+        def set_alarm() -> None:
+            nonlocal alarm
+            alarm = asyncio.get_running_loop().call_later(self._heartbeat_s, beat)
+
+        def beat() -> None:
+            self._beat_due = True
+            bell.ring()
+            set_alarm()
+
+        set_alarm()
+        try:
+            yield
+        finally:
+            alarm.cancel()
 
     def _opening(self) -> bytes:
         opening = encode_opening(self.start)
@@ -206,9 +208,6 @@ class Follower:
         else:
             self._page_limit = min(PAGE_EVENTS_MAX, self._page_limit * 2)
 
-    def _beat(self) -> bytes:
-        return self._id_only() + encode_comment()
-
     def _id_only(self) -> bytes:
         """Move the follower's cursor past what was hidden since it was last told one."""
         self._hidden = 0
@@ -216,8 +215,3 @@ class Follower:
             return b""
         self._told = self._cursor
         return encode_id(self._cursor)
-
-
-def _ring(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from eventlog.bell import Bell
 from eventlog.event import Event, Message
-from eventlog.follow import HIDDEN_MAX, Hub
+from eventlog.follow import HIDDEN_MAX
 from eventlog.log import EventLog
 from eventlog.store import Store
 from eventlog.window import Filter
@@ -67,14 +68,14 @@ async def test_an_event_appended_between_reading_and_waiting_is_not_missed(
     """A follower that subscribes before it reads must not sleep on what came in between."""
     async with opened(tmp_path) as log:
         ids = await send_many(log, 1)
-        wait = Hub.wait
+        wait = Bell.wait
 
-        async def slow_to_wait(self: Hub, wanted: Filter, cursor: int, timeout_s: float) -> None:
+        async def slow_to_wait(self: Bell) -> None:
             if len(ids) < 4:
                 ids.extend(await send_many(log, 1))
-            await wait(self, wanted, cursor, timeout_s)
+            await wait(self)
 
-        monkeypatch.setattr(Hub, "wait", slow_to_wait)
+        monkeypatch.setattr(Bell, "wait", slow_to_wait)
         async with listening(log.follow(ALL, after="earliest", heartbeat_s=60)) as client:
             await client.until(lambda c: len(c.shown) == 4)
             assert client.shown == ids
@@ -324,7 +325,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> 
         async with asyncio.timeout(DEADLINE_S):
             while log.presence.watched("mel"):
                 await asyncio.sleep(0)
-        assert log._hub._waiting == {}
+        assert log._hub.bells._hung == {}
 
 
 async def test_a_burst_is_encoded_once_for_all_followers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
