@@ -6,35 +6,29 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 from weakref import WeakSet
 
-import msgspec
-
 from eventlog.bell import Bell, Bells
 from eventlog.event import Event
 from eventlog.head import Head
 from eventlog.sse import encode_comment, encode_id, encode_opening, encode_reset
-from eventlog.window import CHUNK_BYTES_MAX, Filter, Slice, Window, cut, entry
+from eventlog.window import CHUNK_BYTES_MAX, Filter, Slice, Window
 
 #: How many events a filter may hide before the follower is told a cursor past them.
 HIDDEN_MAX = 1000
 #: The most events of one page that is read behind the window; fewer where they are large.
-PAGE_EVENTS_MAX = 500
+PAGE_EVENTS_MAX = 1000
 #: How many such a page has as long as it is not known how large they are.
 PAGE_EVENTS_FIRST = 50
+#: How large such a page should be, bytes: near to a chunk, and with room for events that are larger than those before.
+PAGE_BYTES = CHUNK_BYTES_MAX * 3 // 4
+#: How many of the pages that were read last are kept for followers that replay the same.
+PAGES_MAX = 16
 
 
 class Pages(Protocol):
-    """Reads stored events with ids in (after, before), oldest first, of these (folded) agents and these kinds."""
+    """Reads stored events as frames."""
 
-    async def page(
-        self,
-        after: int,
-        limit: int,
-        *,
-        before: int | None = None,
-        agents: Sequence[str] | None = None,
-        events: Sequence[str] | None = None,
-    ) -> list[Event]:
-        """At most `limit` events; fewer only if there are no more."""
+    async def frames(self, wanted: Filter, after: int, before: int, limit: int) -> Slice:
+        """What `wanted` shows of at most `limit` events with after < id < before; before: at most head + 1."""
         ...
 
 
@@ -50,12 +44,17 @@ class Hub:
         self.closing = False
         self.window = Window(head.value, events_max=events_max, bytes_max=bytes_max)
         self._pages = pages
+        self._turn = asyncio.Lock()
+        #: The pages that were read last, oldest first.
+        self._read: dict[tuple[Filter, int], Slice] = {}
         self._followers: WeakSet[Follower] = WeakSet()
         self.bells = Bells()
 
     def add(self, events: Sequence[Event]) -> None:
         """Take in what was just appended, in order. To be called in the same step as the head moves."""
         self.window.add(events)
+        if any(event.event == "redacted" for event in events):
+            self._read = {}  # a page that is being read now goes into the old one
         self.bells.heard(events)
 
     async def wait(self, wanted: Filter, cursor: int, timeout_s: float) -> None:
@@ -71,20 +70,21 @@ class Hub:
                 alarm.cancel()
 
     async def page(self, wanted: Filter, after: int, limit: int) -> Slice:
-        """What `wanted` shows of at most `limit` events behind the window; the head must be past `after`."""
-        upto = self.head.value
-        # A filter by agents is read from an index; what only `visible` hides must be looked at to be hidden.
-        events = await self._pages.page(
-            after,
-            limit,
-            before=upto + 1,
-            agents=sorted(wanted.agents) or None,
-            events=sorted(wanted.events) if wanted.agents else None,
-        )
-        found = cut([entry(event) for event in events], wanted.shows, after)
-        looked_at_all = not events or found.cursor == events[-1].id
-        if looked_at_all and len(events) < limit:
-            found = msgspec.structs.replace(found, cursor=upto)
+        """What `wanted` shows of about `limit` events behind the window; the head must be past `after`.
+
+        Followers take turns, each read and each page being one: so reading leaves connections to others, what many
+        replay is read once, and appends go in between.
+        """
+        place = (wanted, after)
+        async with self._turn:
+            read = self._read
+            found = read.get(place)
+            if found is None:
+                found = read[place] = await self._pages.frames(wanted, after, self.head.value + 1, limit)
+                if len(read) > PAGES_MAX:
+                    del read[next(iter(read))]
+            else:
+                await asyncio.sleep(0)
         return found
 
     def join(self, follower: "Follower") -> None:
@@ -203,10 +203,8 @@ class Follower:
 
     def _learn_size(self, pulled: Slice) -> None:
         """Read pages of about one chunk: of many small events, of few large ones."""
-        if len(pulled.data) > CHUNK_BYTES_MAX // 2:
-            self._page_limit = max(1, self._page_limit // 2)
-        else:
-            self._page_limit = min(PAGE_EVENTS_MAX, self._page_limit * 2)
+        fit = self._page_limit * PAGE_BYTES // max(1, len(pulled.data))
+        self._page_limit = max(1, min(PAGE_EVENTS_MAX, 2 * self._page_limit, fit))
 
     def _id_only(self) -> bytes:
         """Move the follower's cursor past what was hidden since it was last told one."""

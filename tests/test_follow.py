@@ -14,7 +14,7 @@ from eventlog.event import Event, Message
 from eventlog.follow import HIDDEN_MAX
 from eventlog.log import EventLog
 from eventlog.store import Store
-from eventlog.window import Filter
+from eventlog.window import Filter, Slice
 from tests.logs import ALL, DEADLINE_S, Listener, listening, opened, report, send, wake
 
 pytestmark = pytest.mark.anyio
@@ -87,15 +87,15 @@ async def test_an_event_appended_while_a_page_is_read_comes_once(
     async with opened(tmp_path) as log:
         ids = await send_many(log, 3)
     async with opened(tmp_path) as log:  # another process's window is empty: history is read from the file
-        page = Store.page
+        frames = Store.frames
 
-        async def slow_page(self: Store, *args: Any, **asked: Any) -> list[Event]:
-            found = await page(self, *args, **asked)
+        async def slow_page(self: Store, *asked: Any) -> Slice:
+            found = await frames(self, *asked)
             if len(ids) == 3:
                 ids.extend(await send_many(log, 1))
             return found
 
-        monkeypatch.setattr(Store, "page", slow_page)
+        monkeypatch.setattr(Store, "frames", slow_page)
         async with listening(log.follow(ALL, after=0, heartbeat_s=60)) as client:
             await client.reach(ids[2])
             ids += await send_many(log, 1)  # a follower of what it was told of would show this one next
