@@ -356,3 +356,56 @@ async def test_wake_events_come_to_whoever_asks_for_everything_of_an_agent(tmp_p
             await report(log, granted, "ok")
             await client.reach(log.head)
             assert [frame.kind for frame in client.frames[1:]] == ["message", "wake.started", "wake.finished"]
+
+
+async def test_what_many_replay_at_once_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, window_events=10) as log, AsyncExitStack() as stack:
+        ids = await send_many(log, 1500)
+        read: list[int] = []
+        frames = Store.frames
+
+        async def counted(self: Store, wanted: Filter, after: int, before: int, limit: int) -> Slice:
+            read.append(after)
+            return await frames(self, wanted, after, before, limit)
+
+        monkeypatch.setattr(Store, "frames", counted)
+        clients = [await stack.enter_async_context(listening(log.follow(ALL, after=0))) for _ in range(20)]
+        for client in clients:
+            await client.reach(ids[-1])
+            assert client.shown == ids
+        assert len(read) == len(set(read)) < 20
+
+
+async def test_appends_go_in_between_the_pages_of_a_replay(tmp_path: Path) -> None:
+    async with opened(tmp_path, window_events=10) as log, AsyncExitStack() as stack:
+        (*_, last) = await send_many(log, 5000)
+        clients = [await stack.enter_async_context(listening(log.follow(ALL, after=0))) for _ in range(20)]
+        await clients[0].until(lambda c: len(c.shown) > 0)
+        await send(log)
+        assert all(client.cursor < last for client in clients)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_redacted_payload_is_gone_from_pages_that_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Also from one that is being read while the redaction is made durable."""
+    async with opened(tmp_path, window_events=1) as log:
+        secret = await send(log, payload="hunter2")
+        await send_many(log, 3)
+        if when == "meanwhile":
+            frames = Store.frames
+
+            async def slow(self: Store, *asked: Any) -> Slice:
+                found = await frames(self, *asked)
+                await log.redact(secret.id, reason="a password")
+                return found
+
+            monkeypatch.setattr(Store, "frames", slow)
+        async with listening(log.follow(ALL, after=0)) as client:
+            await client.reach(4)
+        await log.redact(secret.id, reason="a password")
+        async with listening(log.follow(ALL, after=0)) as client:
+            await client.reach(log.head)
+            assert b"hunter2" not in client.raw
+            assert client.frames[1].fields()["redacted"] is True
