@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from eventlog.bell import Bell, Bells
+from eventlog.bell import REST_FROM_S, Bell, Bells
 from eventlog.event import Event
 from eventlog.window import Filter
 
@@ -80,3 +80,33 @@ async def test_a_bell_that_was_taken_down_leaves_nothing_behind() -> None:
     with bells.hung(wanted), bells.hung(wanted):
         pass
     assert bells._hung == {}
+
+
+async def test_after_a_long_round_it_rings_once_for_all_that_came_in_the_rest() -> None:
+    bells = Bells()
+    loop = asyncio.get_running_loop()
+    turns = 0
+
+    async def follow(bell: Bell) -> None:
+        nonlocal turns
+        while True:
+            await bell.wait()
+            turns += 1
+            until = loop.time() + 2 * REST_FROM_S
+            while loop.time() < until:
+                pass  # a turn that is long
+
+    with bells.hung(Filter()) as bell:
+        following = asyncio.create_task(follow(bell))
+        await asyncio.sleep(0)  # it waits
+        async with asyncio.timeout(DEADLINE_S):
+            bells.heard([event(1)])
+            while not bells._resting:
+                await asyncio.sleep(0)
+            bells.heard([event(2)])
+            bells.heard([event(3)])
+            assert bells._resting
+            while bells._resting or turns == 1:
+                await asyncio.sleep(0)
+            assert turns == 2
+        following.cancel()
