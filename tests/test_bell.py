@@ -105,7 +105,7 @@ async def test_after_a_long_round_it_rings_once_for_all_that_came_in_the_rest() 
                 await asyncio.sleep(0)
             bells.heard([event(2)])
             bells.heard([event(3)])
-            assert bells._resting
+            assert [one.id for one in bells._news] == [2, 3]
             while bells._resting or turns == 1:
                 await asyncio.sleep(0)
             assert turns == 2
