@@ -42,8 +42,8 @@ class Built:
 
 def built(cache: Path, events: int, say: Callable[[str], None]) -> Built:
     """The log of so many events: the one that is kept, or a new one."""
-    schema = hashlib.sha256("".join(m.sha256 for m in available()).encode()).hexdigest()[:8]
-    folder = cache / "logs" / f"{events}-{schema}"
+    made_of = TEXT + "".join(m.sha256 for m in available())
+    folder = cache / "logs" / f"{events}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
     told = folder / "built.json"
     if not told.exists():
         say(f"building a log of {events:,} events; it is kept for the next time")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import structlog
 from sse_starlette.sse import EventSourceResponse
@@ -38,18 +39,19 @@ async def stream(call: Call) -> ASGIApp:
         node=node,
         reader=call.caller.kind == "agent",
     )
-    response = EventSourceResponse(
-        follower if call.caller.wake is None else _while_good(call, call.caller.wake, follower),
-        headers={
-            "Eventlog-Id": follower.log_id,
-            "Eventlog-Head": str(follower.head),
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-        },
-        ping=0,  # the follower makes its own signs of life
-        sep="\n",
-    )
-    return _seated(call, response)
+    headers = {
+        "Eventlog-Id": follower.log_id,
+        "Eventlog-Head": str(follower.head),
+        "Cache-Control": "no-store",
+        "X-Accel-Buffering": "no",
+    }
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        # The follower makes its own signs of life.
+        response = EventSourceResponse(_sent(call, follower, send), headers=headers, ping=0, sep="\n")
+        await response(scope, receive, send)
+
+    return _seated(call, respond)
 
 
 async def events(call: Call) -> ASGIApp:
@@ -76,12 +78,19 @@ async def events(call: Call) -> ASGIApp:
     return json_response(page, headers=headers)
 
 
-async def _while_good(call: Call, wake_id: int, follower: Follower) -> AsyncIterator[bytes]:
-    """What the follower gives, until its wake's token is over; looked at with its signs of life."""
-    async for chunk in follower:
-        yield chunk
-        if await call.bus.leases.token_agent(wake_id) is None:
-            return
+async def _sent(call: Call, follower: Follower, send: Send) -> AsyncIterator[bytes]:
+    """What the follower gives: the opening to the library, which begins the answer with it and ends all of this when
+    the client goes; the rest straight to the server, as the library's own way costs as much as all else of a delivery.
+
+    A wake's stream ends when its token is over; that is looked at with each chunk, signs of life among them.
+    """
+    wake_id = call.caller.wake
+    async with aclosing(aiter(follower)) as chunks:
+        yield await anext(chunks)
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if wake_id is not None and await call.bus.leases.token_agent(wake_id) is None:
+                return
 
 
 def _watcher(call: Call) -> tuple[str | None, str | None]:
@@ -135,21 +144,45 @@ def _seated(call: Call, response: ASGIApp) -> ASGIApp:
 
     Raises TooManyRequests if there is no seat.
     """
-    timeout_s = call.config.send_timeout_s
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(timeout_s):
-                await send(message)
-
+        patience = _Patience(scope, send, call.config.send_timeout_s)
         try:
-            await response(scope, receive, send_in_time)
-        except TimeoutError:
-            _log.info("a client read nothing for too long; its stream was ended", after_s=timeout_s)
-            abort(scope)
-            await asyncio.sleep(0)  # the server hears of the end first, else it takes this for an answer that failed
+            await response(scope, receive, patience.send)
         finally:
+            patience.end()
             call.desk.seats.leave()
 
     call.desk.seats.take()
     return respond
+
+
+class _Patience:
+    """Cuts a connection whose client reads nothing for `timeout_s`: one timer for its life, not one for each chunk."""
+
+    def __init__(self, scope: Scope, send: Send, timeout_s: float) -> None:
+        self._scope = scope
+        self._send = send
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        #: Since when what was sent last waits for the client, by the loop's clock; None: it does not.
+        self._since: float | None = None
+        self._alarm = self._loop.call_later(timeout_s, self._look)
+
+    async def send(self, message: Message) -> None:
+        """Send, as the server does."""
+        self._since = self._loop.time()
+        await self._send(message)
+        self._since = None
+
+    def _look(self) -> None:
+        waited_s = 0.0 if self._since is None else self._loop.time() - self._since
+        if waited_s >= self._timeout_s:
+            _log.info("a client read nothing for too long; its stream was ended", after_s=self._timeout_s)
+            abort(self._scope)  # the server then says that the client has gone, and the response ends
+        else:
+            self._alarm = self._loop.call_later(self._timeout_s - waited_s, self._look)
+
+    def end(self) -> None:
+        """The response is over."""
+        self._alarm.cancel()

@@ -1,47 +1,42 @@
 """Followers: reading history and following live are one loop of pulls, strictly after a cursor."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 from weakref import WeakSet
 
-import msgspec
-
+from eventlog.bell import Bell, Bells
 from eventlog.event import Event
 from eventlog.head import Head
 from eventlog.sse import encode_comment, encode_id, encode_opening, encode_reset
-from eventlog.window import CHUNK_BYTES_MAX, Filter, Slice, Window, cut, entry
+from eventlog.window import CHUNK_BYTES_MAX, Filter, Slice, Window
 
 #: How many events a filter may hide before the follower is told a cursor past them.
 HIDDEN_MAX = 1000
 #: The most events of one page that is read behind the window; fewer where they are large.
-PAGE_EVENTS_MAX = 500
+PAGE_EVENTS_MAX = 1000
 #: How many such a page has as long as it is not known how large they are.
 PAGE_EVENTS_FIRST = 50
+#: How large such a page should be, bytes: near to a chunk, and with room for events that are larger than those before.
+PAGE_BYTES = CHUNK_BYTES_MAX * 3 // 4
+#: How many of the pages that were read last are kept for followers that replay the same.
+PAGES_MAX = 16
 
 
 class Pages(Protocol):
-    """Reads stored events with ids in (after, before), oldest first, of these (folded) agents and these kinds."""
+    """Reads stored events as frames."""
 
-    async def page(
-        self,
-        after: int,
-        limit: int,
-        *,
-        before: int | None = None,
-        agents: Sequence[str] | None = None,
-        events: Sequence[str] | None = None,
-    ) -> list[Event]:
-        """At most `limit` events; fewer only if there are no more."""
+    async def frames(self, wanted: Filter, after: int, before: int, limit: int) -> Slice:
+        """What `wanted` shows of at most `limit` events with after < id < before; before: at most head + 1."""
         ...
 
 
 class Hub:
-    """What all followers of a log share: the window, the pages behind it, and the bell that wakes them.
+    """What all followers of a log share: the window, the pages behind it, and the bells that wake them.
 
-    The bell is only a hint: who waits looks at the head first, and reads after its own cursor afterwards.
-    It is rung only for followers whose filter shows something of what came; the others catch up at their heartbeat.
+    A bell is only a hint: who waits looks at the head first, and reads after its own cursor afterwards.
+    Followers whose filter shows nothing of what came are not rung; they catch up at their heartbeat.
     """
 
     def __init__(self, head: Head, pages: Pages, *, events_max: int, bytes_max: int) -> None:
@@ -49,56 +44,47 @@ class Hub:
         self.closing = False
         self.window = Window(head.value, events_max=events_max, bytes_max=bytes_max)
         self._pages = pages
+        self._turn = asyncio.Lock()
+        #: The pages that were read last, oldest first.
+        self._read: dict[tuple[Filter, int], Slice] = {}
         self._followers: WeakSet[Follower] = WeakSet()
-        #: Who waits for events of an agent; None: for any agent's.
-        self._waiting: dict[str | None, dict[asyncio.Future[None], Filter]] = {}
+        self.bells = Bells()
 
     def add(self, events: Sequence[Event]) -> None:
         """Take in what was just appended, in order. To be called in the same step as the head moves."""
         self.window.add(events)
-        heard: dict[str | None, list[Event]] = {None: list(events)}
-        for event in events:
-            heard.setdefault(event.agent, []).append(event)
-        for agent, new in heard.items():
-            for waiter, wanted in self._waiting.get(agent, {}).items():
-                if not waiter.done() and any(wanted.shows(one.event, one.agent, one.sender) for one in new):
-                    waiter.set_result(None)
+        if any(event.event == "redacted" for event in events):
+            self._read = {}  # a page that is being read now goes into the old one
+        self.bells.heard(events)
 
     async def wait(self, wanted: Filter, cursor: int, timeout_s: float) -> None:
         """Until something came after `cursor` that `wanted` shows, the followers end, or the time is over."""
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        places = tuple(wanted.agents) or (None,)
-        for agent in places:
-            self._waiting.setdefault(agent, {})[waiter] = wanted
-        alarm = loop.call_later(timeout_s, _ring, waiter)
-        try:
+        with self.bells.hung(wanted) as bell:
             # Looked at only now that the bell would be heard: what came before is not waited for.
-            if self.head.value <= cursor and not self.closing:
-                await waiter
-        finally:
-            alarm.cancel()
-            for agent in places:
-                waiting = self._waiting[agent]
-                del waiting[waiter]
-                if not waiting:
-                    del self._waiting[agent]
+            if self.head.value > cursor or self.closing:
+                return
+            alarm = asyncio.get_running_loop().call_later(timeout_s, bell.ring)
+            try:
+                await bell.wait()
+            finally:
+                alarm.cancel()
 
     async def page(self, wanted: Filter, after: int, limit: int) -> Slice:
-        """What `wanted` shows of at most `limit` events behind the window; the head must be past `after`."""
-        upto = self.head.value
-        # A filter by agents is read from an index; what only `visible` hides must be looked at to be hidden.
-        events = await self._pages.page(
-            after,
-            limit,
-            before=upto + 1,
-            agents=sorted(wanted.agents) or None,
-            events=sorted(wanted.events) if wanted.agents else None,
-        )
-        found = cut([entry(event) for event in events], wanted.shows, after)
-        looked_at_all = not events or found.cursor == events[-1].id
-        if looked_at_all and len(events) < limit:
-            found = msgspec.structs.replace(found, cursor=upto)
+        """What `wanted` shows of about `limit` events behind the window; the head must be past `after`.
+
+        Followers take turns, each read and each page being one: so reading leaves connections to others, what many
+        replay is read once, and appends go in between.
+        """
+        place = (wanted, after)
+        async with self._turn:
+            read = self._read
+            found = read.get(place)
+            if found is None:
+                found = read[place] = await self._pages.frames(wanted, after, self.head.value + 1, limit)
+                if len(read) > PAGES_MAX:
+                    del read[next(iter(read))]
+            else:
+                await asyncio.sleep(0)
         return found
 
     def join(self, follower: "Follower") -> None:
@@ -111,10 +97,7 @@ class Hub:
         for follower in list(self._followers):
             if token is None or follower.token == token:
                 follower.ended = True
-        # Whoever is not meant looks, finds nothing, and waits again.
-        for waiting in self._waiting.values():
-            for waiter in waiting:
-                _ring(waiter)
+        self.bells.ring_all()
 
 
 class Follower:
@@ -152,29 +135,48 @@ class Follower:
         self._presence = presence or nullcontext()
         self._cursor = self._told = start
         self._hidden = 0
+        self._beat_due = False
         self._caught_up = start >= self.head
         self._page_limit = PAGE_EVENTS_FIRST
         hub.join(self)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with self._presence:
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        with self._presence, self._hub.bells.hung(self._wanted) as bell, self._beating(bell):
             yield self._opening()
-            loop = asyncio.get_running_loop()
-            beat = loop.time() + self._heartbeat_s
             while not self.ended:
                 chunk = b""
                 if self._hub.head.value > self._cursor:
                     chunk = await self._pull()
-                elif (left_s := beat - loop.time()) > 0:
-                    await self._hub.wait(self._wanted, self._cursor, left_s)
+                elif not self._beat_due:
+                    await bell.wait()
                     continue
-                if loop.time() >= beat:
-                    chunk += self._beat()
-                    beat = loop.time() + self._heartbeat_s
+                if self._beat_due:
+                    self._beat_due = False
+                    chunk += self._id_only() + encode_comment()
                 if chunk:
                     yield chunk
                 else:
                     await asyncio.sleep(0)  # a long stretch of hidden events must not hold up everyone else
+
+    @contextmanager
+    def _beating(self, bell: Bell) -> Iterator[None]:
+        """While the block lasts, a heartbeat is due again and again: one timer for all chunks in between."""
+        alarm: asyncio.TimerHandle
+
+        def set_alarm() -> None:
+            nonlocal alarm
+            alarm = asyncio.get_running_loop().call_later(self._heartbeat_s, beat)
+
+        def beat() -> None:
+            self._beat_due = True
+            bell.ring()
+            set_alarm()
+
+        set_alarm()
+        try:
+            yield
+        finally:
+            alarm.cancel()
 
     def _opening(self) -> bytes:
         opening = encode_opening(self.start)
@@ -201,13 +203,8 @@ class Follower:
 
     def _learn_size(self, pulled: Slice) -> None:
         """Read pages of about one chunk: of many small events, of few large ones."""
-        if len(pulled.data) > CHUNK_BYTES_MAX // 2:
-            self._page_limit = max(1, self._page_limit // 2)
-        else:
-            self._page_limit = min(PAGE_EVENTS_MAX, self._page_limit * 2)
-
-    def _beat(self) -> bytes:
-        return self._id_only() + encode_comment()
+        fit = self._page_limit * PAGE_BYTES // max(1, len(pulled.data))
+        self._page_limit = max(1, min(PAGE_EVENTS_MAX, 2 * self._page_limit, fit))
 
     def _id_only(self) -> bytes:
         """Move the follower's cursor past what was hidden since it was last told one."""
@@ -216,8 +213,3 @@ class Follower:
             return b""
         self._told = self._cursor
         return encode_id(self._cursor)
-
-
-def _ring(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)

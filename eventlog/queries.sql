@@ -49,6 +49,46 @@ WHERE agent = :agent AND id > :after AND id < :before
   AND (:kinds IS NULL OR event IN (SELECT value FROM json_each(:kinds)))
 ORDER BY id LIMIT :limit
 
+-- name: ids_agent
+-- The ids of events for or about one agent, as a JSON array; `kinds` is a JSON array, or NULL for every kind.
+SELECT json_group_array(id) FROM (
+    SELECT id FROM events
+    WHERE agent = :agent AND id > :after AND id < :before
+      AND (:kinds IS NULL OR event IN (SELECT value FROM json_each(:kinds)))
+    ORDER BY id LIMIT :limit
+)
+
+-- name: frames
+-- The frames (eventlog.sse.encode_event of eventlog.event.Event.json, byte for byte) of the events in `ids`, a JSON
+-- array, or if that is NULL of the first `limit` ones; as one value, so that no event is ever an object of Python's,
+-- and nothing else waits for Python meanwhile. Then the last id that was looked at, how many were, and the last shown.
+-- `kinds` and `visible` (agents) are JSON arrays too, or NULL. A header is flat, so it ends in one brace; each frame
+-- ends in the same way, so that is what stands in between.
+SELECT CAST(group_concat(
+           CASE WHEN shown THEN
+               'id: ' || id || char(10)
+               || CASE event WHEN 'message' THEN '' ELSE 'event: ' || event || char(10) END
+               || 'data: ' || rtrim(header, '}')
+               || CASE WHEN payload IS NOT NULL THEN ',"payload":' || payload
+                       WHEN event = 'message' THEN ',"redacted":true'
+                       ELSE '' END
+           END, '}' || char(10) || char(10)) || '}' || char(10) || char(10) AS BLOB),
+       max(id), count(*), max(CASE WHEN shown THEN id END)
+FROM (
+    SELECT id, event, header, payload,
+           (:kinds IS NULL OR instr(:kinds, '"' || event || '"'))
+           AND (:visible IS NULL OR agent IN (SELECT value FROM json_each(:visible))
+                OR sender IN (SELECT value FROM json_each(:visible))) AS shown
+    FROM events
+    WHERE id IN (
+        SELECT * FROM (
+            SELECT id FROM events WHERE :ids IS NULL AND id > :after AND id < :before ORDER BY id LIMIT :limit
+        )
+        UNION ALL SELECT value FROM json_each(:ids)
+    )
+    ORDER BY id
+)
+
 -- name: page_thread
 -- Messages of one thread; `agents` is a JSON array of recipients, or NULL for all.
 SELECT id, event, ifnull(agent, ''), ifnull(sender, ''), CAST(header AS BLOB), CAST(payload AS BLOB), hash

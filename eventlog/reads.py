@@ -14,6 +14,7 @@ from eventlog.agents import AgentState, Limits, Segment
 from eventlog.event import ID_MAX, KINDS, Event, fold
 from eventlog.queries import SQL
 from eventlog.wakes import Span
+from eventlog.window import CHUNK_BYTES_MAX, Filter, Slice
 
 
 class WakeRow(msgspec.Struct, frozen=True):
@@ -93,6 +94,7 @@ class Unreached(msgspec.Struct, frozen=True):
 
 
 _LIMITS = msgspec.json.Decoder(Limits)
+_IDS = msgspec.json.Decoder(list[int])
 _NAMES = msgspec.json.Decoder(tuple[str, ...])
 
 
@@ -181,6 +183,39 @@ def _sources(
             yield ("page_messages", {}) if kind == "message" else ("page_kind", {"kind": kind})
     else:
         yield "page_all", {}
+
+
+def frames(connection: sqlite3.Connection, wanted: Filter, after: int, before: int, limit: int) -> Slice:
+    """The slice of what `wanted` shows of at most `limit` events with after < id < before, all of which are there.
+
+    Of fewer, if one chunk does not hold their frames: SQLite itself gives up there, whatever their sizes are.
+    """
+    while limit > 1:
+        most = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, CHUNK_BYTES_MAX)
+        try:
+            return _frames(connection, wanted, after, before, limit)
+        except sqlite3.DataError:
+            limit //= 2
+        finally:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
+    return _frames(connection, wanted, after, before, 1)
+
+
+def _frames(connection: sqlite3.Connection, wanted: Filter, after: int, before: int, limit: int) -> Slice:
+    kinds = _json(sorted(wanted.events) or None)
+    place = {"after": after, "before": before, "limit": limit, "kinds": kinds}
+    ids: str | None = None
+    if wanted.agents:
+        # What their index says is all that is looked at, so that long stretches of others' events cost nothing.
+        rows = [connection.execute(SQL["ids_agent"], place | {"agent": name}).fetchone() for name in wanted.agents]
+        ids = json_array(sorted(id_ for row in rows for id_ in _IDS.decode(row[0]))[:limit])
+    visible = None if wanted.visible is None else _json(sorted(wanted.visible))
+    data, last, looked, shown = connection.execute(SQL["frames"], place | {"ids": ids, "visible": visible}).fetchone()
+    end = before - 1 if looked < limit else last
+    if shown is None:
+        return Slice(b"", end, 0, looked)
+    # What is hidden behind the last one shown is looked at again, and counted, with the next slice.
+    return Slice(data, end if shown == last else shown, shown, 0)
 
 
 def inbox(connection: sqlite3.Connection, agent: str, after: int, limit: int, through: int | None) -> list[Event]:

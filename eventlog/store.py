@@ -24,6 +24,7 @@ from eventlog.migrate import migrate
 from eventlog.projections import Agent, load_agents
 from eventlog.reads import DeadLetter, ThreadCount, TokenRow, Unreached, WakeRow
 from eventlog.wakes import Span
+from eventlog.window import Filter, Slice
 
 __all__ = ["DeadLetter", "Log", "Store", "ThreadCount", "TokenRow", "Unreached", "WakeRow"]
 
@@ -153,6 +154,10 @@ class Store:
     ) -> list[Event]:
         """The first `limit` events with after < id < before, in order; `agents`: for or about one of them."""
         return await self._read(reads.page, after, limit, before, agents, events, thread)
+
+    async def frames(self, wanted: Filter, after: int, before: int, limit: int) -> Slice:
+        """What `wanted` shows of at most `limit` events with after < id < before, as frames; before <= head + 1."""
+        return await self._read(reads.frames, wanted, after, before, limit)
 
     async def inbox(self, agent: str, after: int, limit: int, *, through: int | None = None) -> list[Event]:
         """Messages to `agent` with after < id <= through, oldest first."""

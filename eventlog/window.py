@@ -58,13 +58,13 @@ class Entry(msgspec.Struct, frozen=True):
     frame: bytes
 
 
-def entry(event: Event) -> Entry:
+def _entry(event: Event) -> Entry:
     """`event` as its frame."""
     frame = encode_event(event.id, event.json(), event.event)
     return Entry(event.id, event.event, event.agent, event.sender, frame)
 
 
-def cut(entries: Sequence[Entry], shows: Callable[[str, str, str], bool], after: int) -> Slice:
+def _cut(entries: Sequence[Entry], shows: Callable[[str, str, str], bool], after: int) -> Slice:
     """The slice of `entries`, all of which come after `after`; it ends early when the chunk is full."""
     frames: list[bytes] = []
     size, cursor, shown, hidden = 0, after, 0, 0
@@ -102,7 +102,7 @@ class Window:
                 # Any frame may hold the payload that is gone now; the store has what may still be shown.
                 self._drop(len(self._ids), event.id)
                 continue
-            taken = entry(event)
+            taken = _entry(event)
             self._ids.append(event.id)
             self._entries.append(taken)
             self._bytes += len(taken.frame)
@@ -122,7 +122,7 @@ class Window:
         known = self._shared.get(place)
         if known is None:
             first = bisect_right(self._ids, after)
-            known = cut(self._entries[first : first + SLICE_EVENTS_MAX], wanted.shows, after)
+            known = _cut(self._entries[first : first + SLICE_EVENTS_MAX], wanted.shows, after)
             if self._shared_bytes + len(known.data) > SHARED_BYTES_MAX:
                 self._share_anew()
             self._shared[place] = known

@@ -2,18 +2,19 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from eventlog.bell import Bell
 from eventlog.event import Event, Message
-from eventlog.follow import HIDDEN_MAX, Hub
+from eventlog.follow import HIDDEN_MAX
 from eventlog.log import EventLog
 from eventlog.store import Store
-from eventlog.window import Filter
+from eventlog.window import Filter, Slice
 from tests.logs import ALL, DEADLINE_S, Listener, listening, opened, report, send, wake
 
 pytestmark = pytest.mark.anyio
@@ -67,14 +68,14 @@ async def test_an_event_appended_between_reading_and_waiting_is_not_missed(
     """A follower that subscribes before it reads must not sleep on what came in between."""
     async with opened(tmp_path) as log:
         ids = await send_many(log, 1)
-        wait = Hub.wait
+        wait = Bell.wait
 
-        async def slow_to_wait(self: Hub, wanted: Filter, cursor: int, timeout_s: float) -> None:
+        async def slow_to_wait(self: Bell) -> None:
             if len(ids) < 4:
                 ids.extend(await send_many(log, 1))
-            await wait(self, wanted, cursor, timeout_s)
+            await wait(self)
 
-        monkeypatch.setattr(Hub, "wait", slow_to_wait)
+        monkeypatch.setattr(Bell, "wait", slow_to_wait)
         async with listening(log.follow(ALL, after="earliest", heartbeat_s=60)) as client:
             await client.until(lambda c: len(c.shown) == 4)
             assert client.shown == ids
@@ -86,15 +87,15 @@ async def test_an_event_appended_while_a_page_is_read_comes_once(
     async with opened(tmp_path) as log:
         ids = await send_many(log, 3)
     async with opened(tmp_path) as log:  # another process's window is empty: history is read from the file
-        page = Store.page
+        frames = Store.frames
 
-        async def slow_page(self: Store, *args: Any, **asked: Any) -> list[Event]:
-            found = await page(self, *args, **asked)
+        async def slow_page(self: Store, *asked: Any) -> Slice:
+            found = await frames(self, *asked)
             if len(ids) == 3:
                 ids.extend(await send_many(log, 1))
             return found
 
-        monkeypatch.setattr(Store, "page", slow_page)
+        monkeypatch.setattr(Store, "frames", slow_page)
         async with listening(log.follow(ALL, after=0, heartbeat_s=60)) as client:
             await client.reach(ids[2])
             ids += await send_many(log, 1)  # a follower of what it was told of would show this one next
@@ -324,7 +325,7 @@ async def test_a_client_that_goes_away_leaves_nothing_behind(tmp_path: Path) -> 
         async with asyncio.timeout(DEADLINE_S):
             while log.presence.watched("mel"):
                 await asyncio.sleep(0)
-        assert log._hub._waiting == {}
+        assert log._hub.bells._hung == {}
 
 
 async def test_a_burst_is_encoded_once_for_all_followers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,3 +356,75 @@ async def test_wake_events_come_to_whoever_asks_for_everything_of_an_agent(tmp_p
             await report(log, granted, "ok")
             await client.reach(log.head)
             assert [frame.kind for frame in client.frames[1:]] == ["message", "wake.started", "wake.finished"]
+
+
+async def test_what_many_replay_at_once_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, window_events=10) as log, AsyncExitStack() as stack:
+        ids = await send_many(log, 1500)
+        read: list[int] = []
+        frames = Store.frames
+
+        async def counted(self: Store, wanted: Filter, after: int, before: int, limit: int) -> Slice:
+            read.append(after)
+            return await frames(self, wanted, after, before, limit)
+
+        monkeypatch.setattr(Store, "frames", counted)
+        clients = [await stack.enter_async_context(listening(log.follow(ALL, after=0))) for _ in range(20)]
+        for client in clients:
+            await client.reach(ids[-1])
+            assert client.shown == ids
+        assert len(read) == len(set(read)) < 20
+
+
+async def test_one_page_is_given_out_in_one_turn_of_the_loop(tmp_path: Path) -> None:
+    """So that however many replay, appends go in between."""
+    async with opened(tmp_path, window_events=10) as log:
+        await send_many(log, 3000)
+        turn = 0
+        turns: list[int] = []
+
+        async def replay() -> None:
+            async with aclosing(aiter(log.follow(ALL, after=0, heartbeat_s=60))) as chunks:
+                await anext(chunks)
+                async for chunk in chunks:
+                    turns.append(turn)
+                    if b"id: %d\n" % log.head in chunk:
+                        return
+
+        await asyncio.wait_for(replay(), DEADLINE_S)
+        pages = len(turns)
+        turns.clear()
+        async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+            # What it needs is kept since the first one: nobody waits for a read.
+            replays = [group.create_task(replay()) for _ in range(20)]
+            while not all(one.done() for one in replays):
+                turn += 1
+                await asyncio.sleep(0)
+        assert len(turns) == 20 * pages
+        assert len(set(turns)) == len(turns)
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_redacted_payload_is_gone_from_pages_that_were_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Also from one that is being read while the redaction is made durable."""
+    async with opened(tmp_path, window_events=1) as log:
+        secret = await send(log, payload="hunter2")
+        await send_many(log, 3)
+        if when == "meanwhile":
+            frames = Store.frames
+
+            async def slow(self: Store, *asked: Any) -> Slice:
+                found = await frames(self, *asked)
+                await log.redact(secret.id, reason="a password")
+                return found
+
+            monkeypatch.setattr(Store, "frames", slow)
+        async with listening(log.follow(ALL, after=0)) as client:
+            await client.reach(4)
+        await log.redact(secret.id, reason="a password")
+        async with listening(log.follow(ALL, after=0)) as client:
+            await client.reach(log.head)
+            assert b"hunter2" not in client.raw
+            assert client.frames[1].fields()["redacted"] is True

@@ -16,13 +16,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.load.wire import MARK, allow_many_files
+from benchmarks.load.wire import MARK, STAMP, allow_many_files
 from benchmarks.sample import quantile
 
 SILENCE_S = 30.0
 _READ_BYTES = 1 << 20
-_STAMPED = re.compile(rb"~(\d{19})")
-_TAIL_BYTES = 20
+_STAMPED = re.compile(re.escape(MARK) + rb"(\d{19})")
+#: One less than a stamp: what is whole in a tail was found before.
+_TAIL_BYTES = len(STAMP) - 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Load:
             said += got
         if not said.startswith(b"HTTP/1.1 200"):
             raise SystemExit(f"a stream was refused: {said[:300].decode('latin-1')}")
-        self._take(one, said)
+        self._buffer[: len(said)] = said
+        self._take(one, len(said))
 
     def begin(self) -> None:
         """Count from here."""
@@ -117,23 +119,22 @@ class Load:
         size = one.sock.recv_into(self._buffer)
         if not size:
             raise SystemExit("the server ended a stream")
-        self._take(one, self._view[:size])
+        self._take(one, size)
 
-    def _take(self, one: Follower, data: bytes | memoryview) -> None:
-        got = bytes(data)
-        marks = got.count(MARK)
-        one.bytes += len(got)
-        if not marks:
-            return
-        one.count += marks
-        self._last = time.perf_counter()
+    def _take(self, one: Follower, size: int) -> None:
+        """Count the marks in what the buffer holds, and those that the end of the read before has cut."""
+        edge = one.tail[1 - len(MARK) :] + self._view[: min(size, len(MARK) - 1)]
+        marks = self._buffer.count(MARK, 0, size) + edge.count(MARK)
+        before = one.tail
+        one.tail = (before + self._view[max(0, size - _TAIL_BYTES) : size])[-_TAIL_BYTES:]
+        one.bytes += size
+        if marks:
+            one.count += marks
+            self._last = time.perf_counter()
         if one.probe:
             now = time.monotonic_ns()
-            whole = one.tail + got
-            self.waits.extend((now - int(stamp)) / 1e9 for stamp in _STAMPED.findall(whole))
-            # A stamp that was cut by the end of this read is found with the next one; a whole one is not found twice.
-            last = whole.rfind(MARK, -_TAIL_BYTES + 1)
-            one.tail = whole[last:] if last >= 0 else b""
+            stamps = _STAMPED.findall(before + self._view[:size])
+            self.waits.extend((now - int(stamp)) / 1e9 for stamp in stamps)
 
     def result(self) -> dict[str, Any]:
         """What was counted since the beginning."""

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.load.wire import PROTOCOLS, STAMP, Said, allow_many_files
+from benchmarks.load.wire import MARK, PROTOCOLS, STAMP, Said, allow_many_files
 from benchmarks.sample import quantile
 
 #: A server that says nothing for so long has failed, seconds.
@@ -69,7 +69,7 @@ class Connection:
         self.due = due
         self.sent = time.perf_counter()
         self.left = answers
-        self.sock.sendall((b"~%019d" % time.monotonic_ns()).join(self.template))
+        self.sock.sendall((b"%b%019d" % (MARK, time.monotonic_ns())).join(self.template))
 
 
 class Load:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
-#: What stands in a request for the time of its sending: a mark, then nanoseconds of the monotonic clock.
-MARK: Final = b"~"
-STAMP: Final = b"~0000000000000000000"
+#: What stands in a request for the time of its sending: a mark, then nanoseconds of the monotonic clock. The mark is
+#: long, and of a letter that is rare elsewhere, so that counting it steps over most of what is received.
+MARK: Final = b"~" * 16
+STAMP: Final = MARK + b"0" * 19
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 

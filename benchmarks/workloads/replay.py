@@ -12,8 +12,8 @@ from benchmarks.contenders.bus import Bus
 from benchmarks.load.drive import Following, Sending, following, send_all
 from benchmarks.workloads.base import Column, Setting, Workload
 
-#: Appends a second meanwhile, and over how many connections.
-APPENDS_PER_S, SENDERS = 20, 4
+#: Appends a second meanwhile, enough for a p99 that is more than the slowest one, and over how many connections.
+APPENDS_PER_S, SENDERS = 100, 4
 MANY = 50
 #: A replay that is not over after so many times the length of a measurement is counted as far as it has come.
 LENGTHS_MAX = 5
