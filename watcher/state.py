@@ -186,6 +186,11 @@ class State:
         whole = [folder for folder in found if not folder.key.startswith(".")]
         return sorted(whole, key=lambda folder: _modified(folder.path / "key"))
 
+    def keys(self, agent: str) -> tuple[list[KeyFolder], KeyFolder | None]:
+        """The agent's folders that were granted; if there is none, the key to ask with. Raises OSError, Locked."""
+        granted = [folder for folder in self.folders(agent) if folder.granted]
+        return granted, None if granted else self.unused_key(agent)
+
     def unused_key(self, agent: str) -> KeyFolder:
         """The agent's key that was not granted yet; it is made, durably, if there is none. Raises OSError, Locked."""
         self._make_again_if_gone()
