@@ -1,4 +1,4 @@
-"""Starter: the process that starts shims; it has loaded the shim before there is a wake, and forks one for each folder.
+"""Starter: the process that starts shims; it has loaded the shim before there is a wake, and forks the next one ahead.
 
 The watcher starts it with `python -I -S` (standard library only; see watcher/spawn.py), and speaks with it through its
 standard input, a socket that keeps messages apart: in comes the path of a folder; out goes, when the shim of that one
@@ -33,16 +33,21 @@ def main() -> int:
     poll = select.poll()
     poll.register(WATCHER, select.POLLIN)
     running: dict[int, tuple[int, bytes]] = {}
+    ahead = Ahead(running)
     while True:
         for handle, _ in poll.poll():
             if handle == WATCHER:
                 folder = heard()
                 if not folder:
                     return 0
-                pid = started(folder, running)
-                ended = os.pidfd_open(pid)
-                running[ended] = pid, folder
+                if not ahead.begun(folder):  # it was killed
+                    os.waitpid(ahead.pid, 0)
+                    ahead = Ahead(running)
+                    ahead.begun(folder)
+                ended = os.pidfd_open(ahead.pid)
+                running[ended] = ahead.pid, folder
                 poll.register(ended, select.POLLIN)
+                ahead = Ahead(running)
             else:
                 poll.unregister(handle)
                 os.close(handle)
@@ -66,16 +71,36 @@ def tell(exit_code: int, folder: bytes) -> None:
         pass
 
 
-def started(folder: bytes, running: dict[int, tuple[int, bytes]]) -> int:
-    """Fork the shim of this folder; its process id."""
-    pid = os.fork()
-    if pid == 0:
-        become_shim(os.fsdecode(folder), running)
-    return pid
+class Ahead:
+    """The next shim: forked before there is a folder for it, because a fork and its first steps take time, too."""
+
+    def __init__(self, others: dict[int, tuple[int, bytes]]) -> None:
+        wait, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            become_shim(wait, (self._go, *others))
+        os.close(wait)
+
+    def begun(self, folder: bytes) -> bool:
+        """Let it begin on this folder; False if it does not live any more."""
+        try:
+            os.write(self._go, folder)
+        except BrokenPipeError:
+            return False
+        finally:
+            os.close(self._go)
+        return True
 
 
-def become_shim(folder: str, others: dict[int, tuple[int, bytes]]) -> NoReturn:
-    """In the forked process: let go of what the starter holds, and be the shim."""
+def rehearse() -> None:
+    """Do once what a shim does first, on nothing: after a fork the first time takes ten times as long."""
+    shim.boot_id()
+    shim.began_at(os.getpid())
+    shim.read_json("/proc/self/oom_score")
+
+
+def become_shim(wait: int, others: tuple[int, ...]) -> NoReturn:
+    """In the forked process: let go of what the starter holds, wait for the folder, and be its shim."""
     exit_code = EXIT_BROKEN
     try:
         os.setsid()
@@ -83,6 +108,9 @@ def become_shim(folder: str, others: dict[int, tuple[int, bytes]]) -> NoReturn:
         os.dup2(nothing, WATCHER)
         for handle in (nothing, *others):
             os.close(handle)
-        exit_code = shim.main(folder)
+        rehearse()
+        folder = os.read(wait, MESSAGE_BYTES_MAX)
+        os.close(wait)
+        exit_code = shim.main(os.fsdecode(folder)) if folder else 0
     finally:
         os._exit(exit_code)

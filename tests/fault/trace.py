@@ -54,8 +54,8 @@ def counted(pid: int, call: str, record: Path, *paths: Path) -> Iterator[None]:
 @contextmanager
 def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path) -> Iterator[None]:
     on = [part for path in paths for part in ("-P", str(path))]
-    # A watcher's starter is there already; what it forks comes of it alone.
-    family = [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    # A watcher's starter and its next shim are there already; what they fork is followed.
+    family = [pid, *_children(pid)]
     whom = [part for one in family for part in ("-p", str(one))]
     tracer = subprocess.Popen(["strace", "-f", "-y", "-qq", *whom, *on, *what, "-o", str(record)])
     try:
@@ -69,6 +69,13 @@ def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path) -> Iter
         except subprocess.TimeoutExpired:  # it now and then waits for ever for a thread that is just ending
             tracer.kill()
             tracer.wait()
+
+
+def _children(pid: int) -> Iterator[int]:
+    """The processes that come of this one."""
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        yield child
+        yield from _children(child)
 
 
 def _tracers(pid: int) -> set[int]:

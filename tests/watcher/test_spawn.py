@@ -75,16 +75,20 @@ async def test_a_wait_that_is_given_up_leaves_the_command_running(tmp_path: Path
     end(pid)
 
 
+def children(pid: int) -> list[int]:
+    """The processes that this one has forked."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def starters() -> list[int]:
     """The starters of this process."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [pid for pid in map(int, children) if b"starter.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in children(os.getpid()) if b"starter.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 class TestTheStarter:
     async def test_is_there_before_it_is_wanted_and_starts_many_shims_at_once(self, tmp_path: Path) -> None:
         with Shims() as shims:
-            before = starters()
+            before = await until(starters)
             folders = [make_folder(tmp_path, shell("exit 4"), wake_id=number) for number in range(20)]
             assert await asyncio.gather(*(shims.run(folder.path) for folder in folders)) == [0] * 20
             assert starters() == before
@@ -96,7 +100,7 @@ class TestTheStarter:
         with Shims() as shims:
             waiting = asyncio.ensure_future(shims.run(folder.path))
             await until(lambda: pids_in(tmp_path / "pids"))
-            (first,) = starters()
+            (first,) = await until(starters)
             os.kill(first, signal.SIGKILL)
             assert await waiting is None
             assert await shims.run(make_folder(tmp_path, shell("exit 5"), wake_id=8).path) == 0
@@ -106,9 +110,21 @@ class TestTheStarter:
             await until(lambda: folder.outcome)
         assert folder.outcome["outcome"] == "ok"
 
+    async def test_has_the_next_shim_ahead_and_another_if_that_one_is_killed(self, tmp_path: Path) -> None:
+        with Shims() as shims:
+            (first,) = await until(starters)
+            (ahead,) = await until(lambda: children(first))
+            os.kill(ahead, signal.SIGKILL)
+            await until(lambda: not alive(ahead))
+            assert await shims.run(make_folder(tmp_path).path) == 0
+            assert starters() == [first]
+            (ahead,) = await until(lambda: [pid for pid in children(first) if alive(pid)])
+        # It ends with the watcher, though it holds no pipe but the one it waits at.
+        await until(lambda: not alive(ahead))
+
     async def test_whose_end_was_not_noticed_yet_is_started_again(self, tmp_path: Path) -> None:
         with Shims() as shims:
-            (first,) = starters()
+            (first,) = await until(starters)
             os.kill(first, signal.SIGKILL)
             wait_until(lambda: not alive(first))
             assert await shims.run(make_folder(tmp_path).path) == 0
@@ -116,7 +132,7 @@ class TestTheStarter:
     async def test_that_hangs_does_not_hold_up_the_watchers_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(spawn, "END_S", 0.01)
         with Shims():
-            (first,) = starters()
+            (first,) = await until(starters)
             os.kill(first, signal.SIGSTOP)
         assert not alive(first)
 
