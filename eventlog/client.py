@@ -1,6 +1,5 @@
 """Bus: the Python client that the command line, the watcher and agent authors use; everything over HTTP."""
 
-import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -36,6 +35,8 @@ def backoff_s(failures: int, base_s: float = RETRY_MS / 1000, *, tried_s: float 
 
     A try that took `tried_s` to fail was a wait itself: it counts, but some wait remains.
     """
+    import random  # which most calls do without
+
     bound_s = min(BACKOFF_S_MAX, base_s * 2.0 ** min(failures - 1, 10))
     return random.uniform(0.5, 1.0) * max(bound_s - tried_s, bound_s / 4)
 

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -124,7 +123,7 @@ class State:
         return node if node.isalnum() and len(node) <= 64 else ""
 
     def _new_node(self) -> str:
-        node = secrets.token_hex(8)
+        node = os.urandom(8).hex()
         _replace(self.path / "node", f"{node}\n")
         reached("watcher.node.written")
         return node
@@ -201,7 +200,7 @@ class State:
 
     def _new_key(self, agent: str) -> KeyFolder:
         home = self.path / "agents" / agent
-        key = secrets.token_hex(16)
+        key = os.urandom(16).hex()
         scratch = home / f".new-{key}"
         try:
             self._store_key(home, scratch, key)
