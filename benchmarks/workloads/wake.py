@@ -175,7 +175,7 @@ class _Post:
         return id_
 
     def connect(self) -> None:
-        """Connect anew: a server may have closed a connection that rested for long, and that is not what is measured."""
+        """Connect anew: a server may have closed a connection that rested, and that is not what is measured."""
         self._connection.close()
         self._connection.connect()
 
