@@ -24,8 +24,6 @@ from watcher.wake import Answer, Granted, asked, grant, read_answer, token_lasts
 ENDING_CODES: Final = frozenset({"unknown_wake", "already_finished", "superseded"})
 #: What is told of an outcome, as far as the shim knows it.
 TOLD: Final = ("exit_code", "duration_ms", "detail")
-#: So long after a grant the next key is made: at once, its flushes would hold up those of the shim that starts.
-KEY_AHEAD_S: Final = 0.1
 #: Without a stream an agent is asked for all the same, after this long: asking never ends for good (R20).
 UNCONNECTED_ASK_S: Final = 10.0
 
@@ -185,8 +183,8 @@ class AgentLoop:
         await asyncio.to_thread(folder.remove)
 
     async def _make_key_ahead(self) -> None:
-        """Make the next key while the command runs, or its end is reported."""
-        await either(self._ended, KEY_AHEAD_S)
+        """Make the next key while the end of the command is reported: earlier, its flushes would hold up the shim's."""
+        await self._ended.wait()
         try:
             await asyncio.to_thread(self._state.unused_key, fold(self.name))
         except (errors.Locked, OSError) as error:

@@ -357,6 +357,9 @@ class Lane:
         agent = "mel"
         if row.point in UNSTORED and cell.fault in (Fault.CUT_WATCHER, Fault.CUT_BOTH):
             agent = self.short()
+        if row.point == "watcher.ask.answered":
+            # The ask that follows the wake of the cell before may still be on its way; it must not be the one held.
+            return self.gated("bus.ask.granted", row.point, lambda: self.send(agent)), agent
         # Where the command runs while another process is held, it waits, so that it surely runs.
         held_elsewhere = row.held == "watcher" or row.point == "shim.command.released"
         if not held_elsewhere or "command" not in row.alive:
