@@ -79,10 +79,21 @@ class Program:
         """The memory that its session holds."""
         return sum(_rss_bytes(pid) for pid in session(self.pid))
 
+    def family_bytes(self) -> int:
+        """The memory that it holds, and all processes that come of it, each page counted once for all of them."""
+        return _rss_bytes(self.pid) + sum(_own_bytes(pid) for pid in descendants(self.pid))
+
+    def family_cpu_s(self) -> float:
+        """The processor time that it has used so far, and all processes that come of it, seconds."""
+        return sum(_cpu_s(pid) for pid in (self.pid, *descendants(self.pid)))
+
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without settings of the bus and the watcher, and with `extra`."""
-    ours = ("EVENTLOG_", "BUS_WATCHER_", "WAKE_", "NOTIFY_SOCKET", "LISTEN_")
+    """This process's environment without settings of the bus and the watcher, and with `extra`.
+
+    An installation has its modules compiled, so Python may keep what it compiles here, too.
+    """
+    ours = ("EVENTLOG_", "BUS_WATCHER_", "WAKE_", "NOTIFY_SOCKET", "LISTEN_", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | dict(extra or {})
 
 
@@ -104,6 +115,15 @@ def session(leader: int) -> list[int]:
     return found
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes that come of one, at whatever remove."""
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [one for child in children for one in (child, *descendants(child))]
+
+
 def _stat(pid: int) -> list[str]:
     """What /proc says of a process, from its state on; empty if it is gone."""
     try:
@@ -121,3 +141,14 @@ def _cpu_s(pid: int) -> float:
 def _rss_bytes(pid: int) -> int:
     fields = _stat(pid)
     return int(fields[21]) * _PAGE_BYTES if fields else 0
+
+
+def _own_bytes(pid: int) -> int:
+    """What a process that was started or forked by another adds to that one's memory: its share of what is not a file's
+    page, as those are the same ones.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))

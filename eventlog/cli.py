@@ -1,6 +1,5 @@
 """`eventlog`: the command line. Its commands are in cli_*.py, imported when called, so that each starts quickly."""
 
-import difflib
 import importlib
 import os
 import sys
@@ -58,6 +57,8 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as exc:
+            import difflib
+
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
             if not near:
                 raise

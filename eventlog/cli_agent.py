@@ -190,9 +190,7 @@ def inbox(link: Link, agent: str, wait: float, after: int | None, limit: int | N
 
 async def _inbox(link: Link, agent: str, wait_s: float, after: int | None, limit: int | None) -> dict[str, Any]:
     """The inbox once it is not empty, at the latest after `wait_s`; a bus that restarts meanwhile is waited for."""
-    import asyncio
-
-    from eventlog import client
+    from eventlog import blocking, client
 
     deadline = time.monotonic() + wait_s
     while True:
@@ -208,7 +206,7 @@ async def _inbox(link: Link, agent: str, wait_s: float, after: int | None, limit
             pause_s = exc.retry_after_s or 1.0
             if time.monotonic() + pause_s > deadline:
                 raise
-            await asyncio.sleep(pause_s)
+            await blocking.sleep(pause_s)
 
 
 @click.command()

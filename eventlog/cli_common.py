@@ -1,6 +1,5 @@
 """What all commands share: finding the bus, output as JSON or for people, and the exit codes."""
 
-import asyncio
 import functools
 import json
 import os
@@ -101,14 +100,14 @@ class Link:
         from eventlog.client import Bus
 
         if self.url is not None or self.data_dir is None:
-            return Bus.discover(self.url, self.token_file, timeout_s=timeout_s)
+            return Bus.discover(self.url, self.token_file, timeout_s=timeout_s, blocking=True)
         held = self.held_url()
         if held is None:
             raise errors.Unreachable(
                 f"no bus has {self.data_dir} open; start it with `eventlog serve --data-dir {self.data_dir}`",
                 sent=False,
             )
-        return Bus.discover(held, self._folder_token_file(), timeout_s=timeout_s)
+        return Bus.discover(held, self._folder_token_file(), timeout_s=timeout_s, blocking=True)
 
     def _folder_token_file(self) -> Path | None:
         """The token for the folder's own bus: the named one, else the environment's, else the administrator's."""
@@ -151,8 +150,10 @@ def json_option(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a command's asynchronous part to its end."""
-    return asyncio.run(work)
+    """Runs what a command has to do with the bus to its end; `Link.bus` needs no event loop for it."""
+    from eventlog.blocking import finish
+
+    return finish(work)
 
 
 class OutputGone(Exception):

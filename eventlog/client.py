@@ -1,7 +1,5 @@
 """Bus: the Python client that the command line, the watcher and agent authors use; everything over HTTP."""
 
-import asyncio
-import random
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -37,6 +35,8 @@ def backoff_s(failures: int, base_s: float = RETRY_MS / 1000, *, tried_s: float 
 
     A try that took `tried_s` to fail was a wait itself: it counts, but some wait remains.
     """
+    import random  # which most calls do without
+
     bound_s = min(BACKOFF_S_MAX, base_s * 2.0 ** min(failures - 1, 10))
     return random.uniform(0.5, 1.0) * max(bound_s - tried_s, bound_s / 4)
 
@@ -49,10 +49,12 @@ class Bus(Administration):
     """
 
     @classmethod
-    def discover(cls, url: str | None = None, token_file: Path | None = None, *, timeout_s: float = 10.0) -> Self:
+    def discover(
+        cls, url: str | None = None, token_file: Path | None = None, *, timeout_s: float = 10.0, blocking: bool = False
+    ) -> Self:
         """The bus that the environment or the client's configuration file names; `ConfigError` says what to set."""
         address = discover(url, token_file)
-        return cls(address.url, address.token, timeout_s=timeout_s)
+        return cls(address.url, address.token, timeout_s=timeout_s, blocking=blocking)
 
     async def follow(
         self,
@@ -92,7 +94,7 @@ class Bus(Administration):
                 asked_s = min(exc.retry_after_s or 0.0, ASKED_S_MAX)
             failures += 1
             tried_s = 0.0 if began is None else time.monotonic() - began
-            await asyncio.sleep(max(backoff_s(failures, retry_s, tried_s=tried_s), asked_s))
+            await self.net.sleep(max(backoff_s(failures, retry_s, tried_s=tried_s), asked_s))
 
     # ---- messages ---------------------------------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class Bus(Administration):
                     raise _given_up(exc, maybe, failures, key) from exc
                 if failures == 1 and trying_again is not None:
                     trying_again(exc)
-            await asyncio.sleep(wait_s)
+            await self.net.sleep(wait_s)
 
     async def inbox(
         self, agent: str, *, after: int | None = None, limit: int | None = None, wait_s: float | None = None
@@ -215,7 +217,7 @@ class Bus(Administration):
                 if time.monotonic() + asked_s > deadline:
                     raise
             if failures:
-                await asyncio.sleep(max(backoff_s(failures, SEND_BACKOFF_S), asked_s))
+                await self.net.sleep(max(backoff_s(failures, SEND_BACKOFF_S), asked_s))
 
     async def thread(self, thread_id: int) -> dict[str, Any]:
         """The conversation that the message `thread_id` began, in order."""

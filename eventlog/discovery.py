@@ -1,7 +1,6 @@
 """How a client finds the bus and its token: the environment, else the client's configuration file."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -39,10 +38,14 @@ def read_client_config(path: Path) -> dict[str, str]:
     Raises `ConfigError` if it is not TOML, or has other keys, or a value that is not text.
     """
     try:
-        loaded = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        # Loaded only for a file that is there, and never by what has all it needs in its environment.
+        import tomllib
+
+        loaded = tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+    except (OSError, ValueError) as exc:  # the latter is what is not UTF-8, or not TOML
         raise ConfigError(f"cannot read {path} ({exc}); mend or remove it") from exc
     for key, value in loaded.items():
         if key not in ("url", "token_file"):
@@ -90,8 +93,9 @@ def discover(
     Raises `ConfigError` saying what to set if no url is found or a token file cannot be read.
     """
     path = client_config_path(environ)
-    file = {} if url and (token_file or environ.get("EVENTLOG_TOKEN")) else read_client_config(path)
-    found = url or environ.get("EVENTLOG_URL") or file.get("url")
+    found = url or environ.get("EVENTLOG_URL")
+    file = {} if found and (token_file or environ.get("EVENTLOG_TOKEN")) else read_client_config(path)
+    found = found or file.get("url")
     if not found:
         raise ConfigError(
             f"no bus is known: set EVENTLOG_URL, or `url` in {path}, or start one here with `eventlog serve`"

@@ -4,16 +4,16 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from eventlog import errors, tcp
+from eventlog import errors, http1
 from eventlog.sse import RETRY_MS, Decoder, Frame
 
-if TYPE_CHECKING:
-    import httpx2
-
+#: Connections that are kept for the next request.
+IDLE_MAX = 8
 #: A stream that is silent for this many heartbeats is taken for dead.
 SILENT_HEARTBEATS = 2.5
 #: A connection that does not stand after so long, the look-up of its address included, is tried anew, seconds: the
@@ -38,7 +38,7 @@ class Stream:
     raises `Unreachable` if the connection breaks or stays silent for 2.5 heartbeats.
     """
 
-    def __init__(self, response: "httpx2.Response", last_id: str) -> None:
+    def __init__(self, response: http1.Response, last_id: str) -> None:
         self.log_id = response.headers.get("eventlog-id", "")
         head = response.headers.get("eventlog-head", "")
         self.head = int(head) if head.isdecimal() else 0
@@ -52,24 +52,22 @@ class Stream:
         return (RETRY_MS if asked_ms is None else asked_ms) / 1000
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
-        import httpx2
-
         try:
-            async for chunk in self._response.aiter_bytes():
+            async for chunk in self._response.chunks():
                 for frame in self._decoder.feed(chunk):
                     yield frame
-        except httpx2.HTTPError as exc:
+        except OSError as exc:
             raise errors.Unreachable(f"the stream broke: {_reason(exc)}", sent=True) from exc
 
 
 class Wire:
     """Requests to one bus, with one token. `timeout_s` bounds each wait for the answer, or more of it.
 
-    Proxy settings of the environment are not used: the token goes to `url` alone.
-    Raises `ConfigError` if the address or the token cannot be one.
+    Proxy settings of the environment are not used: the token goes to `url` alone. `blocking` is for programs without an
+    event loop (see blocking.py). Raises `ConfigError` if the address or the token cannot be one.
     """
 
-    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 10.0, blocking: bool = False) -> None:
         if not url.startswith(("http://", "https://")):
             raise errors.ConfigError(f"the bus's address {url!r} must begin with http:// or https://", field="url")
         if token is not None and not _TOKEN.fullmatch(token):
@@ -78,11 +76,14 @@ class Wire:
             )
         self.url = url.rstrip("/")
         self.timeout_s = timeout_s
-        self._token = token
-        self._http: httpx2.AsyncClient | None = None
+        self.net = _net(blocking=blocking)
+        self._tls, self._host, self._port, self._prefix, name = _parts(self.url)
+        self._headers = {"Host": name, "Accept": "application/json", "User-Agent": "eventlog"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._idle: list[http1.Connection] = []
 
     async def __aenter__(self) -> Self:
-        self._client()
         return self
 
     async def __aexit__(
@@ -92,30 +93,9 @@ class Wire:
 
     async def aclose(self) -> None:
         """Closes the connections; the object can be used again and then opens new ones."""
-        client, self._http = self._http, None
-        if client is not None:
-            await client.aclose()
-
-    def _client(self) -> "httpx2.AsyncClient":
-        if self._http is None:
-            import httpx2
-
-            headers = {"Accept": "application/json", "User-Agent": "eventlog"}
-            if self._token is not None:
-                headers["Authorization"] = f"Bearer {self._token}"
-            try:
-                # A proxy of the environment is not used where a transport is given.
-                self._http = httpx2.AsyncClient(
-                    base_url=self.url,
-                    headers=headers,
-                    timeout=self.timeout_s,
-                    trust_env=False,
-                    follow_redirects=False,
-                    transport=httpx2.AsyncHTTPTransport(trust_env=False, socket_options=tcp.options()),
-                )
-            except (httpx2.InvalidURL, ValueError) as exc:
-                raise errors.ConfigError(f"the bus's address {self.url!r} is not a URL: {exc}", field="url") from exc
-        return self._http
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     async def request(
         self,
@@ -135,31 +115,27 @@ class Wire:
         body = None
         if json is not None:
             body, sent["Content-Type"] = msgspec.json.encode(json), "application/json"
-        async with self._open(
-            method, path, params, sent, body, self.timeout_s if timeout_s is None else timeout_s
-        ) as response:
+        read_timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        async with self._open(method, path, params, sent, body, read_timeout_s) as response:
             content = await _read(response)
         if not content:
-            return Answer(response.status_code, None, response.headers)
+            return Answer(response.status, None, response.headers)
         try:
-            return Answer(response.status_code, msgspec.json.decode(content), response.headers)
+            return Answer(response.status, msgspec.json.decode(content), response.headers)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise errors.Unreachable(f"what answers at {self.url} is not an event log: no JSON", sent=True) from exc
 
     async def lines(self, path: str, params: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """The lines of an NDJSON answer, as they come. Raises as `request` does, also between two lines."""
-        import httpx2
-
         headers = {"Accept": "application/x-ndjson"}
         async with self._open("GET", path, params, headers, None, self.timeout_s) as response:
             rest = b""
             try:
-                # Not httpx2's own lines: it also ends one at U+2028 and the like, which JSON may hold.
-                async for chunk in response.aiter_bytes():
+                async for chunk in response.chunks():
                     *whole, rest = (rest + chunk).split(b"\n")
                     for line in whole:
                         yield line
-            except httpx2.HTTPError as exc:
+            except OSError as exc:
                 raise errors.Unreachable(f"the answer broke off: {_reason(exc)}", sent=True) from exc
             if rest:
                 raise errors.Unreachable("the answer broke off within a line", sent=True)
@@ -173,26 +149,42 @@ class Wire:
         headers: Mapping[str, str],
         body: bytes | None,
         read_timeout_s: float,
-    ) -> AsyncIterator["httpx2.Response"]:
+    ) -> AsyncIterator[http1.Response]:
         """An answer of status 2xx whose body is still to be read; anything else is raised."""
-        import httpx2
-
-        client = self._client()
-        timeout = httpx2.Timeout(self.timeout_s, connect=min(CONNECT_S_MAX, self.timeout_s), read=read_timeout_s)
-        query = {name: value for name, value in (params or {}).items() if value is not None}
-        request = client.build_request(method, path, params=query, headers=headers, content=body, timeout=timeout)
+        query = urlencode({name: value for name, value in (params or {}).items() if value is not None}, doseq=True)
+        target = f"{self._prefix}{path}?{query}" if query else f"{self._prefix}{path}"
+        request = http1.encode_request(method, target, {**self._headers, **headers}, body)
+        idle = self._idle
+        connection = await self._connected()
+        response = None
         try:
-            response = await client.send(request, stream=True)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol) as exc:
-            raise errors.Unreachable(f"no bus answers at {self.url}: {_reason(exc)}", sent=False) from exc
-        except httpx2.HTTPError as exc:
-            raise errors.Unreachable(f"the bus at {self.url} did not answer: {_reason(exc)}", sent=True) from exc
-        try:
-            if not response.is_success:
+            try:
+                response = await http1.exchange(
+                    connection, request, write_timeout_s=self.timeout_s, timeout_s=read_timeout_s
+                )
+            except OSError as exc:
+                raise errors.Unreachable(f"the bus at {self.url} did not answer: {_reason(exc)}", sent=True) from exc
+            if not 200 <= response.status < 300:
                 raise _problem(self.url, response, await _read(response))
             yield response
         finally:
-            await response.aclose()
+            if response is not None and response.reusable and idle is self._idle and len(idle) < IDLE_MAX:
+                idle.append(connection)
+            else:
+                connection.close()
+
+    async def _connected(self) -> http1.Connection:
+        """A connection that rests, else a new one. Raises `Unreachable`."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.rests():
+                return connection
+            connection.close()
+        timeout_s = min(CONNECT_S_MAX, self.timeout_s)
+        try:
+            return await self.net.connect(self._host, self._port, tls=self._tls, timeout_s=timeout_s)
+        except (OSError, UnicodeError) as exc:  # the latter of a name that cannot be one
+            raise errors.Unreachable(f"no bus answers at {self.url}: {_reason(exc)}", sent=False) from exc
 
     @asynccontextmanager
     async def follow_once(
@@ -231,17 +223,41 @@ class Wire:
             yield Stream(response, last_id)
 
 
-async def _read(response: "httpx2.Response") -> bytes:
-    """The whole body. Raises `Unreachable` if the connection breaks or stalls before its end."""
-    import httpx2
+def _net(*, blocking: bool) -> http1.Net:
+    """How connections are made; only the one that is wanted is loaded."""
+    if blocking:
+        from eventlog import blocking as without_loop
 
+        return without_loop
+    from eventlog import looping
+
+    return looping
+
+
+def _parts(url: str) -> tuple[bool, str, int, str, str]:
+    """Whether an address wants TLS, its host, port, path, and what the header `Host` says. Raises `ConfigError`."""
     try:
-        return await response.aread()
-    except httpx2.HTTPError as exc:
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        port = parts.port or (443 if tls else 80)
+        name = parts.netloc.rpartition("@")[2]
+        name.encode("ascii"), parts.path.encode("ascii")
+    except ValueError as exc:
+        raise errors.ConfigError(f"the bus's address {url!r} is not a URL: {exc}", field="url") from exc
+    if not parts.hostname:
+        raise errors.ConfigError(f"the bus's address {url!r} is not a URL: it names no host", field="url")
+    return tls, parts.hostname, port, parts.path, name
+
+
+async def _read(response: http1.Response) -> bytes:
+    """The whole body. Raises `Unreachable` if the connection breaks or stalls before its end."""
+    try:
+        return await response.read()
+    except OSError as exc:
         raise errors.Unreachable(f"the answer broke off: {_reason(exc)}", sent=True) from exc
 
 
-def _problem(url: str, response: "httpx2.Response", content: bytes) -> errors.EventlogError:
+def _problem(url: str, response: http1.Response, content: bytes) -> errors.EventlogError:
     """The error that an answer other than 2xx stands for. Only problem+json with a code is the bus's own."""
     retry_after_s = _seconds(response.headers.get("retry-after", ""))
     if response.headers.get("content-type", "").startswith("application/problem+json"):
@@ -252,7 +268,7 @@ def _problem(url: str, response: "httpx2.Response", content: bytes) -> errors.Ev
         else:
             return errors.from_code(said.code, said.detail, field=said.field, retry_after_s=retry_after_s)
     return errors.Unreachable(
-        f"what answers at {url} is not an event log, or a proxy before it: status {response.status_code}",
+        f"what answers at {url} is not an event log, or a proxy before it: status {response.status}",
         sent=True,
         retry_after_s=retry_after_s,
     )
@@ -271,5 +287,5 @@ def _seconds(retry_after: str) -> float | None:
 
 
 def _reason(exc: Exception) -> str:
-    """A failure in words: some of httpx2's say nothing themselves."""
+    """A failure in words: some say nothing themselves."""
     return str(exc) or type(exc).__name__

@@ -308,17 +308,27 @@ class WatcherProcess:
 
 def shims(place: str) -> list[int]:
     """The process ids of the shims that work in folders below a place, without their guards and commands."""
-    found = {pid: parent for pid, parent, line in _processes() if place in line and "shim.py" in line}
+    found = {pid: parent for pid, parent in _processes() if (locked := lock_of(pid)) and place in locked}
     return [pid for pid, parent in found.items() if parent not in found]
 
 
-def _processes() -> Iterator[tuple[int, int, str]]:
-    """Every process of the machine: its id, its parent's, and its command line."""
+def lock_of(pid: int) -> str:
+    """The lock's file that a shim holds open; "" of any other process."""
+    with contextlib.suppress(OSError):
+        if b"starter.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            for handle in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if (path := os.readlink(handle)).endswith("/lock"):
+                        return path
+    return ""
+
+
+def _processes() -> Iterator[tuple[int, int]]:
+    """Every process of the machine: its id and its parent's."""
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
             with contextlib.suppress(OSError):
-                parent = (path / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
-                yield int(path.name), int(parent), (path / "cmdline").read_text(errors="replace").replace("\0", " ")
+                yield int(path.name), int((path / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
 
 
 def _line_before(process: subprocess.Popen[str], deadline: float) -> str:

@@ -66,7 +66,7 @@ def test_sending_imports_nothing_of_the_bus(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], env=clean_environment(tmp_path), capture_output=True, text=True, check=True
     )
-    heavy = {"starlette", "uvicorn", "aiosqlite", "structlog", "eventlog.config", "eventlog.store", "httpx2"}
+    heavy = {"starlette", "uvicorn", "aiosqlite", "structlog", "eventlog.config", "eventlog.store", "asyncio"}
     assert heavy.isdisjoint(done.stdout.split())
 
 

@@ -15,7 +15,7 @@ from watcher.folder import Broken, KeyFolder
 from watcher.link import Link, either
 from watcher.settings import AgentSettings
 from watcher.shim import boottime, reached
-from watcher.spawn import apart, run_shim
+from watcher.spawn import Shims, apart
 from watcher.state import State
 from watcher.status import AgentStatus, Status, clock
 from watcher.wake import Answer, Granted, asked, grant, read_answer, token_lasts_s
@@ -44,6 +44,7 @@ class AgentLoop:
         watcher: str,
         url: str,
         places: asyncio.Semaphore,
+        shims: Shims,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -53,8 +54,10 @@ class AgentLoop:
         self._watcher = watcher
         self._url = url
         self._places = places
+        self._shims = shims
         self._hinted = asyncio.Event()
         self._stands = asyncio.Event()
+        self._ended = asyncio.Event()
         self._closed = 0
         self._at = AgentStatus(waker=settings.waker if settings else "none: not in the configuration any more")
         self._at.runs = settings is not None and settings.deliver == "each"
@@ -113,13 +116,21 @@ class AgentLoop:
             if folder.granted:
                 await self._carry_out(folder)
 
+    async def _free_key(self) -> KeyFolder:
+        """The key to ask with, as soon as every wake that has a folder is carried out (R21). Raises OSError, Locked."""
+        while True:
+            granted, free = await asyncio.to_thread(self._state.keys, fold(self.name))
+            if free is not None:
+                return free
+            for folder in granted:
+                await self._carry_out(folder)
+
     async def _ask(self, settings: AgentSettings) -> float:
         """One ask, and all that a grant entails; in how many seconds to ask again.
 
         Raises EventlogError if the bus did not answer, OSError if its answer could not be stored.
         """
-        await self._settle()
-        folder = await asyncio.to_thread(self._state.unused_key, fold(self.name))
+        folder = await self._free_key()
         reached("watcher.ask.sending")
         sent = boottime()
         body = await self._link.bus.ask(folder.key, self.name, **asked(settings, self._watcher, self._state.node))
@@ -129,16 +140,18 @@ class AgentLoop:
             return await self._nothing(folder, answer)
         latest_start = sent - answer.age_s + settings.start_within
         try:
-            await asyncio.to_thread(self._store, folder, answer.wake, settings, latest_start)
+            stored = await asyncio.to_thread(self._store, folder, answer.wake, settings, latest_start)
         except OSError as error:
             await self._give_back(folder, answer.wake, error)
             raise
         self._log.info("granted", wake=answer.wake.id, attempt=answer.wake.attempt, through=answer.wake.through)
         self._closed = 0
+        self._ended.clear()
         ahead = asyncio.ensure_future(self._make_key_ahead())
         try:
-            await self._carry_out(folder)
+            await self._carry_out(folder, stored)
         finally:
+            self._ended.set()
             await ahead
         return 0.0
 
@@ -152,12 +165,14 @@ class AgentLoop:
         self._closed += 1
         return 0.0 if self._closed == 1 else self._link.delay_s(self._closed)
 
-    def _store(self, folder: KeyFolder, wake: Granted, settings: AgentSettings, latest_start: float) -> None:
-        """Make a wake ready for its shim; blocks on the disk."""
+    def _store(self, folder: KeyFolder, wake: Granted, settings: AgentSettings, latest_start: float) -> dict[str, Any]:
+        """Make a wake ready for its shim; the grant. Blocks on the disk."""
         token_file = self._state.store_token(wake.id, wake.token, token_lasts_s(settings))
         run = runs.store(folder.path, wake, settings, self._url) if settings.deliver == "each" else None
         place = {"folder": folder.path, "token_file": token_file}
-        folder.store_grant(grant(wake, settings, latest_start=latest_start, url=self._url, run=run, **place))
+        stored = grant(wake, settings, latest_start=latest_start, url=self._url, run=run, **place)
+        folder.store_grant(stored)
+        return stored
 
     async def _give_back(self, folder: KeyFolder, wake: Granted, error: OSError) -> None:
         """A wake that no folder tells of is none: a full disk must not use up the message's attempts."""
@@ -168,20 +183,28 @@ class AgentLoop:
         await asyncio.to_thread(folder.remove)
 
     async def _make_key_ahead(self) -> None:
+        """Make the next key while the end of the command is reported: earlier, its flushes would hold up the shim's."""
+        await self._ended.wait()
         try:
             await asyncio.to_thread(self._state.unused_key, fold(self.name))
         except (errors.Locked, OSError) as error:
             self._log.warning("no key could be made ahead; the next ask tries again", reason=str(error))
 
-    async def _carry_out(self, folder: KeyFolder) -> None:
-        """Start the shim until the granted folder has an outcome; report that; remove the folder."""
+    async def _carry_out(self, folder: KeyFolder, stored: dict[str, Any] | None = None) -> None:
+        """Start the shim until the granted folder has an outcome; report that; remove the folder.
+
+        `stored` is the grant if it was stored just now; then no shim has seen it yet.
+        """
+        fresh = stored is not None
         try:
-            stored = await asyncio.to_thread(folder.grant)
+            if stored is None:
+                stored = await asyncio.to_thread(folder.grant)
             wake = stored["wake"]
             message = (stored.get("run") or {}).get("message")
             self._at.wake = {"id": wake["id"], "attempt": wake["attempt"], "message": message, "since": clock()}
             self._say("running")
-            outcome = await self._outcome(folder)
+            outcome = await self._outcome(folder, fresh=fresh)
+            self._ended.set()
             reached("watcher.outcome.seen")
             self._say("reporting", outcome["outcome"])
             await self._report(wake, outcome, message=message, **runs.reply(stored, outcome))
@@ -202,20 +225,20 @@ class AgentLoop:
         else:
             self._log.error("a wake's folder was set aside; its lease must run out", reason=str(error), at=str(kept))
 
-    async def _outcome(self, folder: KeyFolder) -> dict[str, Any]:
+    async def _outcome(self, folder: KeyFolder, *, fresh: bool) -> dict[str, Any]:
         """The outcome, which only a shim decides; one is started as often as needed (R3). Raises Broken."""
         failures = 0
         while True:
-            outcome = await asyncio.to_thread(folder.outcome)
+            outcome = None if fresh and not failures else await asyncio.to_thread(folder.outcome)
             if outcome is not None:
                 return outcome
             if failures:
                 await asyncio.sleep(self._link.delay_s(failures))
             try:
-                exit_code = await run_shim(folder.path)
+                exit_code = await self._shims.run(folder.path)
                 if exit_code:
                     self._log.error("the shim failed; it is started again", exit_code=exit_code, at=str(folder.path))
-                # It leaves at once where the shim of an earlier watcher still works.
+                # It leaves at once where an earlier shim still works, one of an earlier watcher or starter.
                 await apart(folder.wait_unlocked)
             except OSError as error:
                 self._log.error("the shim cannot be started; trying again", reason=str(error))

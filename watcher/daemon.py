@@ -15,6 +15,7 @@ from eventlog.sse import Frame
 from watcher.agent import UNCONNECTED_ASK_S, AgentLoop
 from watcher.config import Config
 from watcher.link import Link
+from watcher.spawn import Shims
 from watcher.state import Cursor, State
 from watcher.status import Status
 
@@ -61,6 +62,7 @@ class Watcher:
         self._standing = False
         self.status = Status(watcher=config.name, node=state.node, url=config.bus.url)
         self._places = asyncio.Semaphore(config.limits.max_wakes)
+        self._shims = Shims()
         self._loops = {fold(name): self._loop(name) for name in config.agents}
 
     def _loop(self, name: str) -> AgentLoop:
@@ -73,28 +75,30 @@ class Watcher:
             watcher=self._config.name,
             url=self._config.bus.url,
             places=self._places,
+            shims=self._shims,
         )
 
     async def run(self, left: set[str]) -> None:
         """Run all tasks; the first one that fails ends the others, and the program: systemd starts it anew."""
         leaving = [self._loop(agent) for agent in sorted(left - set(self._loops))]
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.status.keep(self._state))
-            for one in [*self._loops.values(), *leaving]:
-                group.create_task(one.run())
-            group.create_task(self._follow())
-            group.create_task(self._ask_without_stream())
-            group.create_task(self._sweep_tokens())
-            group.create_task(_watchdog())
-            systemd.notify("READY=1")
-            _log.info(
-                "watching",
-                watcher=self._config.name,
-                node=self._state.node,
-                bus=self._config.bus.url,
-                agents=list(self._config.agents),
-                wakes_left_of=sorted(left),
-            )
+        with self._shims:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.status.keep(self._state))
+                for one in [*self._loops.values(), *leaving]:
+                    group.create_task(one.run())
+                group.create_task(self._follow())
+                group.create_task(self._ask_without_stream())
+                group.create_task(self._sweep_tokens())
+                group.create_task(_watchdog())
+                systemd.notify("READY=1")
+                _log.info(
+                    "watching",
+                    watcher=self._config.name,
+                    node=self._state.node,
+                    bus=self._config.bus.url,
+                    agents=list(self._config.agents),
+                    wakes_left_of=sorted(left),
+                )
 
     async def _follow(self) -> None:
         """Hold a stream to the bus, for good."""

@@ -1,7 +1,8 @@
 """The shim: runs the command of one wake, outlives the watcher, and alone decides and writes the wake's outcome.
 
-Started by `python -I -S` as `main(FOLDER)` (standard library only, so that it starts quickly and needs no installed
-package; see watcher/spawn.py). FOLDER is the folder of one key; every file in it is named by its full path:
+Forked as `main(FOLDER)` by a process that has loaded this file ahead (see watcher/starter.py), or started by `python -I
+-S`: standard library only, so that it starts quickly and needs no installed package. FOLDER is the folder of one key;
+every file in it is named by its full path:
 
 - `key`      {"key", "boot_id", "machine_id", "hardware"}, written by the watcher before it asks
 - `lock`     empty and there beforehand; held by flock until this process exits
@@ -78,7 +79,7 @@ def boottime() -> float:
 
 def boot_id() -> str:
     """The identity of this boot of this machine."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()
 
 

@@ -1,14 +1,18 @@
 """Starting shims and waiting for them, in ways that never end one when the watcher ends."""
 
 import asyncio
+import contextlib
 import os
+import select
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
-from watcher import shim
+from watcher import shim, starter
 
 #: The watcher's own, which no command inherits; beside everything that begins with one of the prefixes.
 WITHHELD: Final = frozenset(
@@ -16,38 +20,126 @@ WITHHELD: Final = frozenset(
 )
 WITHHELD_PREFIXES: Final = ("WAKE_", "LISTEN_", "WATCHDOG_", "BUS_WATCHER_")
 
-#: Runs the shim as a module, of which Python keeps the compiled form; a script it would compile at every start.
+#: Runs the starter as a module, of which Python keeps the compiled form; a script it would compile at every start.
 _IMPORTED: Final = (
-    "import sys; sys.path.append(sys.argv[1].rpartition('/')[0]); import shim; sys.exit(shim.main(sys.argv[2]))"
+    "import sys; sys.path.append(sys.argv[1].rpartition('/watcher/')[0]); "
+    "from watcher import starter; sys.exit(starter.main())"
 )
+#: How long a starter may take to end once nothing is left for it to do.
+END_S: Final = 1.0
 
 _T = TypeVar("_T")
 
 
-async def run_shim(folder: Path) -> int:
-    """Start a shim on a folder and wait for its end; its exit code. Raises OSError if it cannot be started.
+class Shims:
+    """Starts shims through a process that has loaded them ahead (see watcher/starter.py): `with Shims() as shims`.
 
-    A shim outlives the watcher: cancelling the wait leaves it running.
+    That process is started again as soon as it is needed and not there; no shim ends with it.
     """
-    pid = _start(folder)
-    shim.reached("watcher.shim.started")
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
+
+    def __init__(self) -> None:
+        self._starter = 0
+        self._socket: socket.socket | None = None
+        self._waiting: dict[str, asyncio.Future[int | None]] = {}
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(OSError):  # who wants a shim hears of it
+            self._prepare()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _prepare(self) -> None:
+        """Have the starter there. Raises OSError if it cannot be started."""
+        if self._socket is not None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            self._starter = _start(theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        asyncio.get_running_loop().add_reader(ours, self._heard)
+        self._socket = ours
+
+    async def run(self, folder: Path) -> int | None:
+        """Start a shim on a folder and wait for its end; its exit code, None if nobody can tell it.
+
+        Raises OSError if it cannot be started. A shim outlives the watcher: cancelling the wait leaves it running.
+        """
+        place = str(folder)
+        self._tell(os.fsencode(place))
+        ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._waiting[place] = ended
+        shim.reached("watcher.shim.started")
+        try:
+            return await ended
+        finally:
+            self._waiting.pop(place, None)
+
+    def _tell(self, folder: bytes) -> None:
+        self._prepare()
+        assert self._socket is not None
+        try:
+            self._socket.send(folder)
+        except (BrokenPipeError, ConnectionResetError):  # it was killed, and nothing told us yet
+            self._close()
+            self._prepare()
+            self._socket.send(folder)
+
+    def _heard(self) -> None:
+        """A shim has ended, or the starter."""
+        assert self._socket is not None
+        try:
+            said = self._socket.recv(starter.MESSAGE_BYTES_MAX)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            said = b""
+        if not said:
+            self._close()
+            return
+        exit_code, _, folder = said.partition(b" ")
+        ended = self._waiting.get(os.fsdecode(folder))
+        if ended is not None and not ended.done():
+            ended.set_result(int(exit_code))
+
+    def _close(self) -> None:
+        """Let the starter end; the shims go on, and nobody tells of their ends any more."""
+        if self._socket is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        self._socket = None
+        _reap(self._starter)
+        for ended in self._waiting.values():
+            if not ended.done():
+                ended.set_result(None)
+
+
+def _start(theirs: socket.socket) -> int:
+    # Not asyncio's subprocess: closing its transport, as a watcher that ends does, would kill the starter.
+    arguments = [sys.executable, "-I", "-S", "-c", _IMPORTED, starter.__file__]
+    streams = [
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), starter.WATCHER),
+        *((os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in (1, 2)),
+    ]
+    return os.posix_spawn(sys.executable, arguments, inheritable(os.environ), file_actions=streams, setsid=True)
+
+
+def _reap(pid: int) -> None:
+    """Wait for the end of a starter that has nothing to do any more; one that hangs is ended."""
     handle = os.pidfd_open(pid)
-    loop.add_reader(handle, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(handle)
-        os.close(handle)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])  # noqa: ASYNC222 - it has ended
-
-
-def _start(folder: Path) -> int:
-    # Not asyncio's subprocess: closing its transport, as a watcher that ends does, would kill the shim.
-    arguments = [sys.executable, "-I", "-S", "-c", _IMPORTED, shim.__file__, str(folder)]
-    devnull = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)]
-    return os.posix_spawn(sys.executable, arguments, inheritable(os.environ), file_actions=devnull, setsid=True)
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    if not poll.poll(END_S * 1000):
+        os.kill(pid, signal.SIGKILL)
+    os.close(handle)
+    os.waitpid(pid, 0)
 
 
 def inheritable(environ: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import threading
 import time
@@ -124,7 +123,7 @@ class State:
         return node if node.isalnum() and len(node) <= 64 else ""
 
     def _new_node(self) -> str:
-        node = secrets.token_hex(8)
+        node = os.urandom(8).hex()
         _replace(self.path / "node", f"{node}\n")
         reached("watcher.node.written")
         return node
@@ -186,6 +185,11 @@ class State:
         whole = [folder for folder in found if not folder.key.startswith(".")]
         return sorted(whole, key=lambda folder: _modified(folder.path / "key"))
 
+    def keys(self, agent: str) -> tuple[list[KeyFolder], KeyFolder | None]:
+        """The agent's folders that were granted; if there is none, the key to ask with. Raises OSError, Locked."""
+        granted = [folder for folder in self.folders(agent) if folder.granted]
+        return granted, None if granted else self.unused_key(agent)
+
     def unused_key(self, agent: str) -> KeyFolder:
         """The agent's key that was not granted yet; it is made, durably, if there is none. Raises OSError, Locked."""
         self._make_again_if_gone()
@@ -196,7 +200,7 @@ class State:
 
     def _new_key(self, agent: str) -> KeyFolder:
         home = self.path / "agents" / agent
-        key = secrets.token_hex(16)
+        key = os.urandom(16).hex()
         scratch = home / f".new-{key}"
         try:
             self._store_key(home, scratch, key)

@@ -110,7 +110,7 @@ class Cost(Workload):
 
     def _memory(self, programs: Sequence[Program]) -> dict[str, float]:
         time.sleep(SETTLE_S)
-        return {"mb": statistics.median(one.rss_bytes() for one in programs) / 1e6}
+        return {"mb": statistics.median(one.family_bytes() for one in programs) / 1e6}
 
     def _per_follower(self) -> dict[str, float]:
         count = QUICK_FOLLOWERS if self.setting.quick else FOLLOWERS
@@ -120,10 +120,10 @@ class Cost(Workload):
             return {"kb": (self._bus.program.rss_bytes() - before) / count / 1e3}
 
     def _idle(self, programs: Sequence[Program]) -> dict[str, float]:
-        before = [one.cpu_s() for one in programs]
+        before = [one.family_cpu_s() for one in programs]
         seconds = QUICK_IDLE_S if self.setting.quick else IDLE_S
         time.sleep(seconds)
-        used = [one.cpu_s() - cpu_s for one, cpu_s in zip(programs, before, strict=True)]
+        used = [one.family_cpu_s() - cpu_s for one, cpu_s in zip(programs, before, strict=True)]
         return {"percent": 100 * statistics.mean(used) / seconds}
 
     def _bus_start(self) -> dict[str, float]:

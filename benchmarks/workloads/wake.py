@@ -114,6 +114,7 @@ class Wake(Workload):
             # The script's loop turns once a second: each message meets it at another point.
             time.sleep(REST_S + self._chance.random())
             pipe.read(0)
+            post.connect()
             began = time.monotonic_ns()
             post(agent)
             started = pipe.read(WAKE_S)
@@ -172,6 +173,11 @@ class _Post:
             raise LoadFailed(f"a message was refused: {said}")
         id_: int = said["id"]
         return id_
+
+    def connect(self) -> None:
+        """Connect anew: a server may have closed a connection that rested, and that is not what is measured."""
+        self._connection.close()
+        self._connection.connect()
 
     def close(self) -> None:
         """Close the connection."""

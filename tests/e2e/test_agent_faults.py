@@ -285,7 +285,7 @@ def test_no_secret_is_in_any_log_or_command_line(world: World) -> None:
         **{f"wake {number}'s": token for number, token in tokens.items()},
     }
     lines = b"\n".join(world.command_lines.seen).decode(errors="replace")
-    assert "shim.py" in lines
+    assert "starter.py" in lines
     assert "no-such-program" in world.watcher.log_text + scene.bus.log_text + json.dumps(scene.events())
     places = {
         "a command line": lines,

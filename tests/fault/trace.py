@@ -20,7 +20,7 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace
 
 @contextmanager
 def failing(pid: int, call: str, error: str, *paths: Path, when: str = "1+") -> Iterator["Struck"]:
-    """While the block lasts, `call` on one of the paths fails with `error`, in the process and those that it forks.
+    """While the block lasts, `call` on one of the paths fails with `error`, in the process and all that come of it.
 
     `when` is strace's: `3` for the third such call of a thread, `1+` for all of them. Without paths all are meant.
     """
@@ -54,9 +54,12 @@ def counted(pid: int, call: str, record: Path, *paths: Path) -> Iterator[None]:
 @contextmanager
 def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path) -> Iterator[None]:
     on = [part for path in paths for part in ("-P", str(path))]
-    tracer = subprocess.Popen(["strace", "-f", "-y", "-qq", "-p", str(pid), *on, *what, "-o", str(record)])
+    # A watcher's starter and its next shim are there already; what they fork is followed.
+    family = [pid, *_children(pid)]
+    whom = [part for one in family for part in ("-p", str(one))]
+    tracer = subprocess.Popen(["strace", "-f", "-y", "-qq", *whom, *on, *what, "-o", str(record)])
     try:
-        until(lambda: _tracers(pid) == {tracer.pid} or tracer.poll() is not None)
+        until(lambda: all(_tracers(one) == {tracer.pid} for one in family) or tracer.poll() is not None)
         assert tracer.poll() is None, "strace could not attach itself"
         yield
     finally:
@@ -66,6 +69,13 @@ def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path) -> Iter
         except subprocess.TimeoutExpired:  # it now and then waits for ever for a thread that is just ending
             tracer.kill()
             tracer.wait()
+
+
+def _children(pid: int) -> Iterator[int]:
+    """The processes that come of this one."""
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        yield child
+        yield from _children(child)
 
 
 def _tracers(pid: int) -> set[int]:

@@ -304,7 +304,7 @@ def test_no_token_is_in_the_journal_or_a_command_line(services: Services) -> Non
     services.release()
     services.judge()
     journal = services.host.run("journalctl --no-pager -o cat").out
-    assert "shim.py" in lines
+    assert "starter.py" in lines
     assert "granted" in journal
     for text in (lines, journal):
         assert services.token not in text

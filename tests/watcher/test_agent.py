@@ -12,9 +12,9 @@ import structlog
 from tests.watcher.conftest import Watch, Watching
 from tests.watcher.fake_bus import LOST, PROXY_404, FakeBus, Odd, problem
 from tests.watcher.support import pids_in, until
-from watcher import agent, logs, shim
+from watcher import logs, shim
 from watcher.folder import KeyFolder
-from watcher.spawn import run_shim
+from watcher.spawn import Shims
 
 pytestmark = pytest.mark.anyio
 
@@ -265,13 +265,14 @@ async def test_a_wake_outlives_its_watcher_and_is_reported_once(
     async with watch(fails):
         await held(bus, tmp_path)
     assert bus.reports == []
-    ended: list[int] = []
+    ended: list[int | None] = []
+    run = Shims.run
 
-    async def noted(folder: Path) -> int:
-        ended.append(await run_shim(folder))
+    async def noted(shims: Shims, folder: Path) -> int | None:
+        ended.append(await run(shims, folder))
         return ended[-1]
 
-    monkeypatch.setattr(agent, "run_shim", noted)
+    monkeypatch.setattr(Shims, "run", noted)
     async with watch(fails):
         await until(lambda: len(bus.streams) == 2)
         await until(lambda: ended == [0])

@@ -1,15 +1,26 @@
 """Starting shims: what they inherit, and that waiting for one never ends it."""
 
 import asyncio
+import os
+import signal
+import sys
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.watcher.support import alive, end, make_folder, pids_in, shell, until
-from watcher.spawn import apart, inheritable, run_shim
+from tests.watcher.support import alive, end, make_folder, pids_in, shell, until, wait_until
+from watcher import spawn, starter
+from watcher.spawn import Shims, apart, inheritable
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def shims() -> AsyncIterator[Shims]:
+    with Shims() as started:
+        yield started
 
 
 def test_the_watchers_credentials_and_its_own_wake_are_not_inherited() -> None:
@@ -19,25 +30,41 @@ def test_the_watchers_credentials_and_its_own_wake_are_not_inherited() -> None:
     assert inheritable({**dict.fromkeys(withheld, "x"), **kept}) == kept
 
 
-async def test_a_shim_runs_to_its_end(tmp_path: Path) -> None:
+async def test_a_shim_runs_to_its_end(tmp_path: Path, shims: Shims) -> None:
     folder = make_folder(tmp_path, shell("exit 3"))
-    assert await run_shim(folder.path) == 0
+    assert await shims.run(folder.path) == 0
     assert folder.outcome["exit_code"] == 3
 
 
-async def test_a_shim_has_a_session_of_its_own_and_nothing_of_our_streams(tmp_path: Path) -> None:
-    folder = make_folder(
-        tmp_path, shell("cat /proc/$PPID/stat | cut -d' ' -f1,6 > ids; readlink /proc/$PPID/fd/2 > err")
-    )
-    await run_shim(folder.path)
+async def test_a_shim_that_fails_says_so(tmp_path: Path, shims: Shims) -> None:
+    folder = make_folder(tmp_path)
+    (folder.path / "grant").write_text("{")
+    assert await shims.run(folder.path) == starter.EXIT_BROKEN
+
+
+async def test_a_shim_has_a_session_of_its_own_and_nothing_that_is_not_its_own(tmp_path: Path, shims: Shims) -> None:
+    """Not even while others run, whose ends the starter waits for."""
+    other = make_folder(tmp_path, shell("touch up; read line < gate"), wake_id=8)
+    os.mkfifo(tmp_path / "gate")
+    waiting = asyncio.ensure_future(shims.run(other.path))
+    await until((tmp_path / "up").exists)
+    look = "cat /proc/$PPID/stat | cut -d' ' -f1,6 > ids; ls -lv /proc/$PPID/fd > held; ls -l /proc/$$/fd"
+    folder = make_folder(tmp_path, shell(look))
+    await shims.run(folder.path)
     pid, session = (tmp_path / "ids").read_text().split()
     assert pid == session
-    assert (tmp_path / "err").read_text() == "/dev/null\n"
+    held = [line.rpartition("-> ")[2] for line in (tmp_path / "held").read_text().splitlines()[1:]]
+    assert held[:3] == ["/dev/null"] * 3
+    # Its lock, and the ends of the pipes to its command and guard.
+    assert [what for what in held[3:] if not what.startswith("pipe:")] == [f"{folder.path}/lock", "anon_inode:[pidfd]"]
+    assert "socket:" not in folder.outcome["stdout"]
+    (tmp_path / "gate").write_text("go\n")
+    assert await waiting == 0
 
 
-async def test_a_wait_that_is_given_up_leaves_the_command_running(tmp_path: Path) -> None:
+async def test_a_wait_that_is_given_up_leaves_the_command_running(tmp_path: Path, shims: Shims) -> None:
     folder = make_folder(tmp_path, shell("echo $$ > pids; while [ ! -e go ]; do sleep 0.02; done"))
-    waiting = asyncio.ensure_future(run_shim(folder.path))
+    waiting = asyncio.ensure_future(shims.run(folder.path))
     (pid,) = await until(lambda: pids_in(tmp_path / "pids"))
     waiting.cancel()
     await asyncio.wait([waiting])
@@ -46,6 +73,79 @@ async def test_a_wait_that_is_given_up_leaves_the_command_running(tmp_path: Path
     await until(lambda: folder.outcome)
     assert folder.outcome["outcome"] == "ok"
     end(pid)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has forked."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def starters() -> list[int]:
+    """The starters of this process."""
+    return [pid for pid in children(os.getpid()) if b"starter.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+class TestTheStarter:
+    async def test_is_there_before_it_is_wanted_and_starts_many_shims_at_once(self, tmp_path: Path) -> None:
+        with Shims() as shims:
+            before = await until(starters)
+            folders = [make_folder(tmp_path, shell("exit 4"), wake_id=number) for number in range(20)]
+            assert await asyncio.gather(*(shims.run(folder.path) for folder in folders)) == [0] * 20
+            assert starters() == before
+        assert len(before) == 1
+        assert starters() == []
+
+    async def test_that_is_killed_takes_no_shim_with_it_and_is_started_again(self, tmp_path: Path) -> None:
+        folder = make_folder(tmp_path, shell("echo $$ > pids; while [ ! -e go ]; do sleep 0.02; done"))
+        with Shims() as shims:
+            waiting = asyncio.ensure_future(shims.run(folder.path))
+            await until(lambda: pids_in(tmp_path / "pids"))
+            (first,) = await until(starters)
+            os.kill(first, signal.SIGKILL)
+            assert await waiting is None
+            assert await shims.run(make_folder(tmp_path, shell("exit 5"), wake_id=8).path) == 0
+            assert starters() not in ([], [first])
+            assert not folder.outcome
+            (tmp_path / "go").touch()
+            await until(lambda: folder.outcome)
+        assert folder.outcome["outcome"] == "ok"
+
+    async def test_has_the_next_shim_ahead_and_another_if_that_one_is_killed(self, tmp_path: Path) -> None:
+        with Shims() as shims:
+            (first,) = await until(starters)
+            (ahead,) = await until(lambda: children(first))
+            os.kill(ahead, signal.SIGKILL)
+            await until(lambda: not alive(ahead))
+            assert await shims.run(make_folder(tmp_path).path) == 0
+            assert starters() == [first]
+            (ahead,) = await until(lambda: [pid for pid in children(first) if alive(pid)])
+        # It ends with the watcher, though it holds no pipe but the one it waits at.
+        await until(lambda: not alive(ahead))
+
+    async def test_whose_end_was_not_noticed_yet_is_started_again(self, tmp_path: Path) -> None:
+        with Shims() as shims:
+            (first,) = await until(starters)
+            os.kill(first, signal.SIGKILL)
+            wait_until(lambda: not alive(first))
+            assert await shims.run(make_folder(tmp_path).path) == 0
+
+    async def test_that_hangs_does_not_hold_up_the_watchers_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(spawn, "END_S", 0.01)
+        with Shims():
+            (first,) = await until(starters)
+            os.kill(first, signal.SIGSTOP)
+        assert not alive(first)
+
+    async def test_cannot_be_started_and_whoever_wants_a_shim_hears_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", str(tmp_path / "gone"))
+            with Shims() as shims:
+                with pytest.raises(FileNotFoundError):
+                    await shims.run(make_folder(tmp_path).path)
+                broken.undo()
+                assert await shims.run(tmp_path / "key-7") == 0
 
 
 async def test_what_blocks_apart_gives_its_result_or_its_error() -> None:
