@@ -1,6 +1,7 @@
 """Bells: those who wait for events are rung when something comes that they are shown; a hint, never the data."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -69,6 +70,8 @@ class Bells:
 
     def heard(self, events: Sequence[Event]) -> None:
         """Ring for what has just come; during a rest, at its end, for all that came meanwhile."""
+        if not self._hung:
+            return
         self._news += events
         if not self._resting:
             self._ring()
@@ -89,14 +92,14 @@ class Bells:
         loop.call_soon(self._end)
 
     def _begin(self) -> None:
-        self._began = asyncio.get_running_loop().time()
+        # Not the loop's clock: uvloop's stands still within a turn.
+        self._began = time.perf_counter()
 
     def _end(self) -> None:
-        loop = asyncio.get_running_loop()
-        took_s = loop.time() - self._began
+        took_s = time.perf_counter() - self._began
         if took_s >= REST_FROM_S and not self._resting:
             self._resting = True
-            loop.call_later(min(took_s, REST_MAX_S), self._go_on)
+            asyncio.get_running_loop().call_later(min(took_s, REST_MAX_S), self._go_on)
 
     def _go_on(self) -> None:
         self._resting = False

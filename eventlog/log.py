@@ -103,7 +103,8 @@ class EventLog:
         self.notices.saw(events)
         self.stops.saw(events)
         for event in events:
-            self._roster.apply(event)
+            if event.event in ("token.created", "token.revoked"):
+                self._roster.apply(event)
             if event.event == "token.revoked":
                 self._hub.end(fold(event.fields["name"]))
         self._hub.add(events)
