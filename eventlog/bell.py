@@ -62,7 +62,7 @@ class Bells:
         finally:
             for agent in places:
                 here = self._hung[agent]
-                here[wanted].remove(bell)
+                here[wanted].discard(bell)
                 if not here[wanted]:
                     del here[wanted]
                 if not here:
