@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from weakref import WeakValueDictionary
@@ -99,21 +99,26 @@ class Leases:
             self._asked_lease_s = max(self._asked_lease_s, ask.limits.lease_s)
         async with self._turn(ask.agent):
             for _ in range(DECISIONS_MAX):
-                state, decision = await self._settled(ask.agent, ask.limits)
-                used = await self._store.wake_by_key(ask.key)
+                # At once: each look at the log is a way to another thread and back. What the wake covers is looked up
+                # before it is granted, too: it stays so as long as the agent's state does.
+                (state, decision), used = await asyncio.gather(
+                    self._settled(ask.agent, ask.limits), self._store.wake_by_key(ask.key)
+                )
                 if used is not None:
                     wake = state.in_flight
                     if wake is None or wake.id != used.id:
                         return Nothing("closed", 0)
-                    return await self._granted(state, wake, again=True)
+                    covered = await self._covered(state, wake.limits, wake.after, wake.through)
+                    return self._granted(state, wake, covered, again=True)
                 if isinstance(decision, Nothing):
                     return decision
                 reached("bus.ask.decided")
-                if await self._start(ask, state, decision):
+                covered = await self._covered(state, ask.limits, decision.after, decision.through)
+                if await self._start(ask, state, decision, covered):
                     reached("bus.ask.granted")
                     state = self._store.agent(ask.agent)
                     assert state.wake is not None
-                    return await self._granted(state, state.wake, again=False)
+                    return self._granted(state, state.wake, covered, again=False)
         raise Unavailable("the agent's state keeps moving; ask again", retry_after_s=1)
 
     async def report(self, wake_id: int, report: Report) -> WakeRow:
@@ -246,9 +251,11 @@ class Leases:
                 self._starts.recall(name, before)
         return self._starts.of(name)
 
-    async def _start(self, ask: Ask, state: AgentState, grant: Grant) -> bool:
+    async def _start(self, ask: Ask, state: AgentState, grant: Grant, covered: Sequence[Event]) -> bool:
         """Append the wake; False if the agent's state or the key moved meanwhile: decide again."""
-        newest = await self._store.message(grant.through)
+        newest = covered[-1] if covered and covered[-1].id == grant.through else None
+        if newest is None:
+            newest = await self._store.message(grant.through)
         draft = Draft(
             "wake.started",
             {
@@ -266,23 +273,27 @@ class Leases:
         key = Key(KEY_SCOPE, ask.key, hashlib.sha256(ask.key.encode()).digest())
         return await self._append(state, [draft], key)
 
-    async def _granted(self, state: AgentState, wake: Wake, *, again: bool) -> Granted:
-        age_s = max(0.0, self._now() - self._clock.at(state, wake.id)) if again else 0.0
+    async def _covered(self, state: AgentState, limits: Limits, after: int, through: int) -> Sequence[Event]:
+        """The messages that a wake is about, oldest first, MESSAGES_MAX at most; a run's whatever became of it since."""
+        if limits.deliver == "each":
+            message = await self._store.message(through)
+            return (message,) if message else ()
+        return await self._store.living(state.name, max(after, state.cursor), through, MESSAGES_MAX, wall_now())
+
+    def _granted(self, state: AgentState, wake: Wake, covered: Sequence[Event], *, again: bool) -> Granted:
+        """The wake with as many of its messages as may go along; a run's one goes along however large it is."""
+        age_s = round(max(0.0, self._now() - self._clock.at(state, wake.id)), 3) if again else 0.0
         if wake.limits.deliver == "each":
-            # It is about one message, whatever became of it since and however large it is.
-            message = await self._store.message(wake.through)
-            return Granted(state.name, wake, (message,) if message else (), False, round(age_s, 3), again)
-        after = max(wake.after, state.cursor)
-        waiting = await self._store.living(state.name, after, wake.through, MESSAGES_MAX, wall_now())
+            return Granted(state.name, wake, tuple(covered), False, age_s, again)
         fitting: list[Event] = []
         room = MESSAGES_BYTES_MAX
-        for message in waiting:
+        for message in covered:
             room -= len(message.json()) + 1
             if room < 0:
                 break
             fitting.append(message)
-        truncated = len(fitting) < len(waiting) or len(waiting) == MESSAGES_MAX
-        return Granted(state.name, wake, tuple(fitting), truncated, round(age_s, 3), again)
+        truncated = len(fitting) < len(covered) or len(covered) == MESSAGES_MAX
+        return Granted(state.name, wake, tuple(fitting), truncated, age_s, again)
 
     async def _reply(self, row: WakeRow, report: Report) -> tuple[list[Draft], Report]:
         """The reply that an ok brings along, and the report: a reply that would go on for ever is left out, and the
