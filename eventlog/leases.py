@@ -274,7 +274,7 @@ class Leases:
         return await self._append(state, [draft], key)
 
     async def _covered(self, state: AgentState, limits: Limits, after: int, through: int) -> Sequence[Event]:
-        """The messages that a wake is about, oldest first, MESSAGES_MAX at most; a run's whatever became of it since."""
+        """The messages that a wake is about, oldest first, MESSAGES_MAX at most; a run's one whatever became of it."""
         if limits.deliver == "each":
             message = await self._store.message(through)
             return (message,) if message else ()
