@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=asked.seconds or (1.0 if asked.quick else 3.0),
         quick=asked.quick,
         peers=asked.peers,
-        sizes=[int(float(size)) for size in (asked.sizes or ("1e4,5e4" if asked.quick else "1e4,1e6")).split(",")],
+        sizes=[int(float(size)) for size in (asked.sizes or ("1e4,5e4" if asked.quick else "1e4,1e6,1e7")).split(",")],
     )
     cache.mkdir(parents=True, exist_ok=True)
     machine = describe(cache)
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0.0, help="length of one measurement (3)")
     parser.add_argument("--quick", action="store_true", help="fewer cases, one round of one second each")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="the bus alone")
-    parser.add_argument("--sizes", default="", help="events in the logs of `growth`, smallest first (1e4,1e6)")
+    parser.add_argument("--sizes", default="", help="events in the logs of `growth`, smallest first (1e4,1e6,1e7)")
     parser.add_argument("--out", default="benchmarks/results/new", help="where to write tables, plots and samples")
     parser.add_argument("--cache", default=str(ROOT / "var" / "bench"), help="where peers and built logs are kept")
     return parser

@@ -92,9 +92,11 @@ class Mail:
             )
         # What is told of a recipient is looked up once.
         told: dict[str, tuple[bool, bool, tuple[str, ...]]] = {}
+        unknown = 0
         for event in done.events:
             if event.agent not in told:
-                told[event.agent] = self._told_of(event.agent, looked_for=len(told) < NEAREST_FOR_MAX)
+                told[event.agent] = self._told_of(event.agent, looked_for=unknown < NEAREST_FOR_MAX)
+                unknown += not told[event.agent][0]
         return Sent(tuple([_accepted(event, *told[event.agent]) for event in done.events]), replayed)
 
     async def _appended(self, messages: Sequence[Placed], once: Key | None) -> Appended | Replayed:

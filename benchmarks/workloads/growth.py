@@ -16,6 +16,8 @@ from benchmarks.workloads.base import Column, Setting, Workload
 SENDERS, PACE_PER_S = 16, 100
 #: Messages of an inbox page: every log has more for one agent after its middle, so that all pages are alike.
 PAGE = 25
+#: What an event takes on disk, its write-ahead log included, at most.
+EVENT_BYTES = 700
 
 
 class Growth(Workload):
@@ -33,8 +35,18 @@ class Growth(Workload):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         setting.available((Bus,))
+        self._sizes = [size for size in setting.sizes if self._fits(size)]
         self._logs: dict[str, Built] = {}
         self._buses: dict[str, Bus] = {}
+
+    def _fits(self, size: int) -> bool:
+        """Whether there is room for a log of this size and the copy that is worked on; if not, that is said."""
+        needed = 2 * EVENT_BYTES * size
+        if shutil.disk_usage(self.setting.cache.folder).free > needed:
+            return True
+        self.setting.skipped[f"{size:,} events"] = f"it takes {needed / 1e9:.0f} GB of disk"
+        self.setting.say(f"skipped: {size:,} events: {self.setting.skipped[f'{size:,} events']}")
+        return False
 
     @property
     def basis(self) -> str:  # type: ignore[override]
@@ -47,13 +59,13 @@ class Growth(Workload):
 
     def contenders(self) -> list[str]:
         """The sizes."""
-        return [f"{size:,} events" for size in self.setting.sizes]
+        return [f"{size:,} events" for size in self._sizes]
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """A bus on a copy of each log."""
         try:
-            for name, size in zip(self.contenders(), self.setting.sizes, strict=True):
+            for name, size in zip(self.contenders(), self._sizes, strict=True):
                 self._logs[name] = built(self.setting.cache.folder, size, self.setting.say)
                 self._logs[name].copy_to(self.setting.fresh(name))
                 self._buses[name] = Bus(self.setting.cache)
