@@ -206,6 +206,8 @@ def _writes(event: Event) -> list[Write]:
 def _deadline(event: Event) -> list[Write]:
     """What a message says of deadlines: its own, and that of the message which it answers, or is the notice of."""
     fields = event.fields
+    if "reply_to" not in fields and "deadline" not in fields:
+        return []
     writes: list[Write] = []
     if "deadline" in fields and event.sender not in RESERVED:
         told = msgspec.convert(fields, _Deadline)

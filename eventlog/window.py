@@ -1,4 +1,4 @@
-"""Window: the newest events' frames in memory, encoded once and shared by all followers; a cache, never the truth."""
+"""Window: the newest events in memory, each encoded once and shared by all followers; a cache, never the truth."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -12,6 +12,8 @@ from eventlog.sse import encode_event
 CHUNK_BYTES_MAX = 256 * 1024
 #: The most events that one slice looks at.
 SLICE_EVENTS_MAX = 1000
+#: About how many bytes a frame has beside its event's header and payload.
+FRAME_BYTES = 64
 #: The most bytes of slices that are kept for followers which ask for the same one.
 SHARED_BYTES_MAX = 4 * 1024 * 1024
 
@@ -48,20 +50,32 @@ class Slice(msgspec.Struct, frozen=True):
     hidden: int
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """One event as its frame, with what filters ask for."""
+class Entry:
+    """One event, with what filters ask for. Its frame is made for the first who is shown it: many are for nobody here.
 
-    id: int
-    kind: str
-    agent: str
-    sender: str
-    frame: bytes
+    `size` is about how many bytes it holds, before and after that.
+    """
 
+    __slots__ = ("_frame", "_parts", "agent", "id", "kind", "sender", "size")
 
-def _entry(event: Event) -> Entry:
-    """`event` as its frame."""
-    frame = encode_event(event.id, event.json(), event.event)
-    return Entry(event.id, event.event, event.agent, event.sender, frame)
+    def __init__(self, event: Event) -> None:
+        self.id = event.id
+        self.kind = event.event
+        self.agent = event.agent
+        self.sender = event.sender
+        # Not the event itself: it holds its fields decoded, too.
+        self._parts: tuple[bytes, bytes | None] | None = (event.header, event.payload)
+        self._frame = b""
+        self.size = FRAME_BYTES + len(event.header) + len(event.payload or b"")
+
+    @property
+    def frame(self) -> bytes:
+        """The event as its frame."""
+        if self._parts is not None:
+            event = Event(self.id, self.kind, self.agent, self.sender, *self._parts, b"")
+            self._frame = encode_event(self.id, event.json(), self.kind)
+            self._parts = None
+        return self._frame
 
 
 def _cut(entries: Sequence[Entry], shows: Callable[[str, str, str], bool], after: int) -> Slice:
@@ -82,7 +96,7 @@ def _cut(entries: Sequence[Entry], shows: Callable[[str, str, str], bool], after
 
 
 class Window:
-    """The frames of every event after `floor`, at most `events_max` of them and `bytes_max` bytes."""
+    """Every event after `floor`, at most `events_max` of them and about `bytes_max` bytes."""
 
     def __init__(self, floor: int, *, events_max: int, bytes_max: int) -> None:
         self.floor = floor
@@ -102,14 +116,14 @@ class Window:
                 # Any frame may hold the payload that is gone now; the store has what may still be shown.
                 self._drop(len(self._ids), event.id)
                 continue
-            taken = _entry(event)
+            taken = Entry(event)
             self._ids.append(event.id)
             self._entries.append(taken)
-            self._bytes += len(taken.frame)
+            self._bytes += taken.size
         surplus = max(0, len(self._ids) - self._events_max)
-        over = self._bytes - sum(len(one.frame) for one in self._entries[:surplus]) - self._bytes_max
+        over = self._bytes - sum(one.size for one in self._entries[:surplus]) - self._bytes_max
         while over > 0:
-            over -= len(self._entries[surplus].frame)
+            over -= self._entries[surplus].size
             surplus += 1
         if surplus:
             self._drop(surplus, self._ids[surplus - 1])
@@ -137,7 +151,7 @@ class Window:
         return any(one.agent == agent and one.kind == kind for one in self._entries[first:])
 
     def _drop(self, count: int, floor: int) -> None:
-        self._bytes -= sum(len(one.frame) for one in self._entries[:count])
+        self._bytes -= sum(one.size for one in self._entries[:count])
         del self._ids[:count], self._entries[:count]
         self.floor = floor
 
