@@ -12,7 +12,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from eventlog import api_admin, api_agents, api_dead, api_log, api_mail, api_send, posts
 from eventlog.answers import json_response, problem
 from eventlog.auth import Caller
-from eventlog.call import ADMIN, ANSWERERS, AUDITORS, EVERYONE, READERS, SENDERS, WATCHERS, Call, Desk, Nothing, Route
+from eventlog.call import (
+    ADMIN,
+    ANSWERERS,
+    AUDITORS,
+    EVERYONE,
+    READERS,
+    SENDERS,
+    WATCHERS,
+    Call,
+    Desk,
+    Nothing,
+    Route,
+    Seats,
+)
 from eventlog.errors import EventlogError, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from eventlog.gate import Gate, own_names
 from eventlog.openapi import document
@@ -43,6 +56,7 @@ ROUTES: tuple[Route, ...] = (
         headers=("Idempotency-Key",),
         body=posts.Post,
         answers=_SENT,
+        sends=True,
     ),
     Route(
         "GET",
@@ -151,6 +165,7 @@ ROUTES: tuple[Route, ...] = (
         "The pair's: a message to the token's peer",
         headers=("Idempotency-Key",),
         body=api_send.PairPost,
+        sends=True,
         pair=True,
     ),
     Route(
@@ -161,6 +176,7 @@ ROUTES: tuple[Route, ...] = (
         "The pair's: a message to the token's peer",
         headers=("Idempotency-Key",),
         body=api_send.PairPost,
+        sends=True,
         pair=True,
     ),
     Route("GET", "/healthz", api_admin.healthz, None, "The process answers"),
@@ -197,8 +213,9 @@ class Application:
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._fixed.get(scope.get("path", ""), self._router))(scope, receive, send)
 
-    def direct(self, scope: Scope) -> Respond | None:
-        """What answers all requests with the header of this one, its body left in web.BODY; None: they take ASGI.
+    def direct(self, scope: Scope) -> tuple[Respond, Seats | None] | None:
+        """What answers all requests with the header of this one, its body left in web.BODY, and the seats that each
+        must have one of; None: they take ASGI.
 
         The gate was passed then: it looks at nothing but the header.
         """
@@ -233,10 +250,12 @@ class _Endpoint:
         if response is not None:
             await response(scope, receive, send)
 
-    def direct(self, method: str) -> Respond | None:
-        """What answers requests of this method, if its answers are whole."""
+    def direct(self, method: str) -> tuple[Respond, Seats | None] | None:
+        """What answers requests of this method, if its answers are whole, and the seats that they take."""
         route = self._routes.get(method)
-        return None if route is None or route.method != method or route.streams else partial(self._respond, route)
+        if route is None or route.method != method or route.streams:
+            return None
+        return partial(self._respond, route), self._desk.sends if route.sends else None
 
     async def _respond(self, route: Route | None, scope: Scope, receive: Receive) -> ASGIApp | None:
         """The answer to a request, whatever goes wrong; None if nobody is there any more to hear one."""

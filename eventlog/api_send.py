@@ -17,6 +17,7 @@ from eventlog.event import Event, Message, canonical, check_name, compact, decod
 from eventlog.mail import check_batch
 from eventlog.posts import Post, check_type, messages_of, posts_of
 from eventlog.views import Sent
+from eventlog.web import BODY
 
 #: What the messages of one request may come to, in multiples of the limit of a body.
 BODIES_MAX = 16
@@ -49,12 +50,14 @@ async def send_message(call: Call) -> ASGIApp:
 
 
 async def _in_turn(call: Call, work: Callable[[Call, bytes], Awaitable[ASGIApp]]) -> ASGIApp:
-    """What `work` makes of the body, once it is here; refused before anything is done while too many are at it.
+    """What `work` makes of the body, once it is here; refused before it is looked at while too many are at it.
 
-    Refusing must cost much less than sending. What agents and watchers append otherwise is let through: it is what
-    makes their queues shorter.
+    Refusing must cost much less than sending: most are refused where they arrive (eventlog/protocol.py), and those who
+    are not have a seat. What agents and watchers append otherwise is let through: it makes their queues shorter.
     """
     body = await call.body()
+    if BODY in call.scope:
+        return await work(call, body)
     call.desk.sends.take()
     try:
         return await work(call, body)

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope
 
+from eventlog.answers import problem
 from eventlog.auth import NOBODY, Guard
 from eventlog.config import Config
 from eventlog.errors import BadRequest, TooManyRequests
@@ -36,7 +37,8 @@ class Route(msgspec.Struct, frozen=True):
     `params` are the query's parameters, by their names in openapi.PARAMETERS; `repeated` are those that may be there
     more than once; `headers` the request headers that mean something here. `body` is the shape of the request's
     body, `answers` the statuses of good answers with what they mean. `streams` marks those that answer piece by piece,
-    `pair` the routes of the pair, where an error says what their own server said.
+    `sends` those that take one of Desk.sends, `pair` the routes of the pair, where an error says what their own server
+    said.
     """
 
     method: str
@@ -50,6 +52,7 @@ class Route(msgspec.Struct, frozen=True):
     body: type[msgspec.Struct] | None = None
     answers: tuple[tuple[int, str], ...] = ((200, "done"),)
     streams: bool = False
+    sends: bool = False
     pair: bool = False
 
 
@@ -61,12 +64,22 @@ class Seats:
         self._said = said
         self._retry_after_s = retry_after_s
         self.taken = 0
+        #: What one too many is answered.
+        self.refusal = problem(self._error())
+
+    @property
+    def full(self) -> bool:
+        """Whether there is none to be taken."""
+        return self.taken >= self._most
 
     def take(self) -> None:
         """Takes a seat, to be left. Raises TooManyRequests if there is none."""
-        if self.taken >= self._most:
-            raise TooManyRequests(f"{self._most} {self._said}", retry_after_s=self._retry_after_s)
+        if self.full:
+            raise self._error()
         self.taken += 1
+
+    def _error(self) -> TooManyRequests:
+        return TooManyRequests(self._said.format(self._most), retry_after_s=self._retry_after_s)
 
     def leave(self) -> None:
         """Leaves a seat."""
@@ -83,12 +96,12 @@ class Desk:
         #: Of streams and of requests that wait for something to come.
         self.seats = Seats(
             config.followers_max,
-            "streams and waiting requests are open, the limit (followers_max); come back later",
+            "{} streams and waiting requests are open, the limit (followers_max); come back later",
             retry_after_s=5,
         )
         #: Of requests to send: each waits for those before it, so what bounds them bounds how long any waits.
         self.sends = Seats(
-            config.sends_max, "requests to send are under way, the limit (sends_max); send it again", retry_after_s=1
+            config.sends_max, "{} sends are under way at once, the limit (sends_max); send it again", retry_after_s=1
         )
         #: Set when the bus stops, or cannot append any more: it is then not ready.
         self.stopping = False

@@ -9,13 +9,14 @@ from starlette.types import ASGIApp, Receive, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from eventlog.answers import Answer, Headers, problem
+from eventlog.call import Seats
 from eventlog.errors import BadRequest, EventlogError, TooLarge
 from eventlog.web import ABORT, BODY, WHOLE
 
 #: Answers a request whose body is in its scope (web.BODY); None if nobody is there any more.
 Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
-#: What answers all requests with the same header as this one, if they may go the short way.
-Direct = Callable[[Scope], Respond | None]
+#: What answers all requests with the same header as this one, and the seats they take; None: not the short way.
+Direct = Callable[[Scope], tuple[Respond, Seats | None] | None]
 
 #: The most headers that are kept with what they mean, and the most bytes of one that is.
 HEADS_MAX, HEAD_BYTES_MAX = 1000, 2048
@@ -27,14 +28,16 @@ _CLOSE = (b"connection", b"close")
 
 
 class Head:
-    """What one header means: the scope of its requests, how long their bodies are, and what answers them."""
+    """What one header means: the scope of its requests, how long their bodies are, what answers them, and the seats of
+    which each must have one."""
 
-    __slots__ = ("keep_alive", "length", "respond", "scope")
+    __slots__ = ("keep_alive", "length", "respond", "scope", "seats")
 
-    def __init__(self, scope: Scope, length: int, respond: Respond, *, keep_alive: bool) -> None:
+    def __init__(self, scope: Scope, length: int, respond: Respond, seats: Seats | None, *, keep_alive: bool) -> None:
         self.scope = scope
         self.length = length
         self.respond = respond
+        self.seats = seats
         self.keep_alive = keep_alive
 
 
@@ -67,6 +70,7 @@ class Connection(HttpToolsProtocol):
         self._piece = b""
         self._alone: Head | None = None
         self._answering: asyncio.Task[None] | None = None
+        self._seats: Seats | None = None
         self._answered_at = 0.0
         self._held = b""
         self._last = False
@@ -174,16 +178,16 @@ class Connection(HttpToolsProtocol):
         ):
             return None
         scope = cast(dict[str, Any], self.scope)
-        respond = type(self).direct(scope)
-        if respond is None:
+        direct = type(self).direct(scope)
+        if direct is None:
             return None
-        head = Head(scope, int(length), respond, keep_alive=cycle.keep_alive)
+        head = Head(scope, int(length), *direct, keep_alive=cycle.keep_alive)
         # One that is another each time is not worth keeping; nor is one whose lines the parser saw otherwise.
         if end <= HEAD_BYTES_MAX and b"idempotency-key" not in names and piece[:end].count(b"\n") == len(headers) + 2:
             if len(self.heads) >= HEADS_MAX:
                 self.heads.clear()
             kept = {name: value for name, value in scope.items() if name not in (ABORT, "client", "state")}
-            self.heads[piece[:end]] = Head(kept, head.length, respond, keep_alive=head.keep_alive)
+            self.heads[piece[:end]] = Head(kept, head.length, *direct, keep_alive=head.keep_alive)
         return head
 
     def _begin(self, head: Head, body: bytes) -> None:
@@ -191,6 +195,14 @@ class Connection(HttpToolsProtocol):
         self._used = True
         if self._alarm is not None:
             self._drop_alarm()
+        if head.seats is not None:
+            if head.seats.full:
+                # Here, where it costs a fifth of what taking it would: else refusing is all that a crowded bus does.
+                self._send(head.seats.refusal, keep_alive=head.keep_alive)
+                self._end()
+                return
+            head.seats.take()
+            self._seats = head.seats
         self._answering = self.loop.create_task(self._answer(head, {**head.scope, BODY: body}))
 
     async def _answer(self, head: Head, scope: Scope) -> None:
@@ -227,6 +239,9 @@ class Connection(HttpToolsProtocol):
     def _end(self) -> None:
         """A request that took the short way is answered: what came meanwhile is next."""
         self._answering = None
+        if self._seats is not None:
+            self._seats.leave()
+            self._seats = None
         self._answered_at = self.loop.time()
         self.server_state.total_requests += 1
         if self.cycle is not None:
