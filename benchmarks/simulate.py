@@ -294,9 +294,9 @@ def row(fleet: Fleet, result: Result) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print one table for the fleet that is asked for, or those of scale.md."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate", description=__doc__)
-    parser.add_argument("--agents", type=int)
-    parser.add_argument("--machines", type=int)
-    parser.add_argument("--messages-a-day", type=float)
+    parser.add_argument("--agents", type=int, help="(200)")
+    parser.add_argument("--machines", type=int, help="(100)")
+    parser.add_argument("--messages-a-day", type=float, help="(1,000,000)")
     parser.add_argument("--turn-s", type=float, help="median length of a turn (30)")
     parser.add_argument("--seed", type=int, default=1)
     asked = vars(parser.parse_args(arguments))

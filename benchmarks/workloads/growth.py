@@ -41,7 +41,8 @@ class Growth(Workload):
 
     def _fits(self, size: int) -> bool:
         """Whether there is room for a log of this size and the copy that is worked on; if not, that is said."""
-        needed = 2 * EVENT_BYTES * size
+        kept = (self.setting.cache.folder / "logs").glob(f"{size}-*/built.json")
+        needed = (1 if any(kept) else 2) * EVENT_BYTES * size
         if shutil.disk_usage(self.setting.cache.folder).free > needed:
             return True
         self.setting.skipped[f"{size:,} events"] = f"it takes {needed / 1e9:.0f} GB of disk"
