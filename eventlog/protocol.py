@@ -64,6 +64,7 @@ class Connection(HttpToolsProtocol):
         self._in_header = False
         self._between = True
         self._header_bytes = 0
+        self._ended = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._refusal: EventlogError | None = None
         # What came when nothing else was under way: a request that is all of it may take the short way.
@@ -116,11 +117,16 @@ class Connection(HttpToolsProtocol):
                 self._begin(head, data[end:])
                 return
             self._piece = data
+        ended = self._ended
         super().data_received(data)
         self._piece = b""
+        if self._alone is not None:  # more of it is to come, whatever it looked like
+            self._alone = None
+            super()._start_asgi_task(self.cycle, self.app)
         if self._in_header and not self.transport.is_closing():
-            # A header that is not whole yet: nothing of it may have been told to us, so its bytes are counted here.
-            self._header_bytes += len(data)
+            # A header that is not whole yet: nothing of it may have been told to us, so its bytes are counted here,
+            # but for those of a piece that began with other requests.
+            self._header_bytes += len(data) if ended == self._ended else 0
             if self._header_bytes > self.header_limit_bytes:
                 self._refuse(self._too_large())
             else:
@@ -149,6 +155,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is whole."""
         self._between = True
+        self._ended += 1
         cast(dict[str, Any], self.scope)[WHOLE] = True
         super().on_message_complete()
         if self._alone is not None:
@@ -171,6 +178,7 @@ class Connection(HttpToolsProtocol):
         end = piece.find(_HEAD_ENDS) + len(_HEAD_ENDS)
         if (
             not length.isdigit()
+            or piece.startswith(b"\r\n")  # empty lines before a request are no part of it
             or len(piece) != end + int(length)
             or b"transfer-encoding" in names
             or self.expect_100_continue
@@ -249,10 +257,11 @@ class Connection(HttpToolsProtocol):
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
             self._set_keep_alive(self.timeout_keep_alive)
         held, self._held = self._held, b""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()  # a long body, or much of what came meanwhile, has paused it
         if held:
-            self.flow.resume_reading()
-            if not self.transport.is_closing():
-                self.data_received(held)
+            self.data_received(held)
 
     def _hold(self, data: bytes) -> None:
         self._held += data

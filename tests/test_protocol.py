@@ -199,3 +199,50 @@ def test_more_sends_at_once_than_there_may_be_are_told_to_come_back(tmp_path: Pa
         # Nothing of what was refused is there, and what comes later is taken.
         assert texts(bus, "mel") == ["x"] * (len(got) - len(refused))
         admin.send("mel", "again")
+
+
+@pytest.mark.parametrize("size", [70_000, 120_000, 200_000])
+@pytest.mark.parametrize("key", [False, True])
+def test_a_long_body_leaves_the_connection_as_it_was(shared_bus: BusProcess, size: int, key: bool) -> None:
+    with connect(shared_bus.url) as sock:
+        for number in range(3):
+            keyed = (f"Idempotency-Key: long-{size}-{number}",) if key else ()
+            sock.sendall(post(shared_bus, "x" * (size + number), *keyed, to="long"))
+            assert read_answer(sock).status == 201
+            sock.sendall(get(shared_bus, "/readyz"))
+            assert read_answer(sock).status == 200
+
+
+def test_empty_lines_before_a_request_do_not_make_it_whole(shared_bus: BusProcess) -> None:
+    """Its length is such that the header, taken for the body, would be all of it."""
+    token = f"Authorization: Bearer {shared_bus.admin_token}"
+    lines = [
+        "POST /api/send HTTP/1.1",
+        "Host: localhost",
+        token,
+        "Content-Length: 000",
+        "Content-Type: application/json",
+    ]
+    length = len("\r\n".join(lines)) + 4
+    lines[3] = f"Content-Length: {length}"
+    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
+    assert len(head) == length
+    body = json.dumps({"to_agent": "blank", "payload": ""}).encode()
+    body = json.dumps({"to_agent": "blank", "payload": "x" * (length - len(body))}).encode()
+    with connect(shared_bus.url) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.sendall(b"\r\n\r\n" + head)
+        # What has arrived by the time that another connection is answered was read by itself.
+        assert exchange(shared_bus.url, get(shared_bus, "/healthz")).status == 200
+        sock.sendall(body + get(shared_bus, "/readyz"))
+        assert [answer.status for answer in answers(sock, 2)] == [201, 200]
+
+
+def test_requests_sent_with_a_part_of_another_are_answered(shared_bus: BusProcess) -> None:
+    one = get(shared_bus, "/readyz")
+    count = 33_000 // len(one) + 1  # together more than a header may have
+    with connect(shared_bus.url) as sock:
+        sock.sendall(one * count + one[:5])
+        assert [answer.status for answer in answers(sock, count)] == [200] * count
+        sock.sendall(one[5:])
+        assert read_answer(sock).status == 200

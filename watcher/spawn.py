@@ -25,6 +25,8 @@ _IMPORTED: Final = (
     "import sys; sys.path.append(sys.argv[1].rpartition('/watcher/')[0]); "
     "from watcher import starter; sys.exit(starter.main())"
 )
+#: When the starter is told again that has more to do than its socket holds, seconds: it takes a folder in less.
+FULL_S: Final = 0.005
 #: How long a starter may take to end once nothing is left for it to do.
 END_S: Final = 1.0
 
@@ -41,6 +43,7 @@ class Shims:
         self._starter = 0
         self._socket: socket.socket | None = None
         self._waiting: dict[str, asyncio.Future[int | None]] = {}
+        self._telling = asyncio.Lock()
 
     def __enter__(self) -> Self:
         with contextlib.suppress(OSError):  # who wants a shim hears of it
@@ -72,24 +75,32 @@ class Shims:
         Raises OSError if it cannot be started. A shim outlives the watcher: cancelling the wait leaves it running.
         """
         place = str(folder)
-        self._tell(os.fsencode(place))
         ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        self._waiting[place] = ended
-        shim.reached("watcher.shim.started")
         try:
+            async with self._telling:  # many at once fill the socket: they wait for room, each in its turn
+                await self._tell(place, ended)
+            shim.reached("watcher.shim.started")
             return await ended
         finally:
             self._waiting.pop(place, None)
 
-    def _tell(self, folder: bytes) -> None:
-        self._prepare()
-        assert self._socket is not None
-        try:
-            self._socket.send(folder)
-        except (BrokenPipeError, ConnectionResetError):  # it was killed, and nothing told us yet
-            self._close()
+    async def _tell(self, place: str, ended: "asyncio.Future[int | None]") -> None:
+        again = True
+        while True:
             self._prepare()
-            self._socket.send(folder)
+            assert self._socket is not None
+            try:
+                self._socket.send(os.fsencode(place))
+            except BlockingIOError:
+                await asyncio.sleep(FULL_S)
+            except (BrokenPipeError, ConnectionResetError):  # it was killed, and nothing told us yet
+                self._close()
+                if not again:
+                    raise
+                again = False
+            else:
+                self._waiting[place] = ended
+                return
 
     def _heard(self) -> None:
         """A shim has ended, or the starter."""

@@ -162,3 +162,11 @@ async def test_what_blocks_apart_can_be_given_up() -> None:
     await asyncio.wait([waiting])
     assert waiting.cancelled()
     release.set()
+
+
+async def test_more_shims_at_once_than_the_starter_is_told_of_at_once_all_start(tmp_path: Path, shims: Shims) -> None:
+    places = [tmp_path / f"{'no-folder-' * 8}{number}" for number in range(400)]
+    ends = await asyncio.wait_for(asyncio.gather(*map(shims.run, places)), 60)
+    # There is no folder, so each ends at once.
+    assert len(ends) == len(places)
+    assert set(ends) == {starter.EXIT_BROKEN} or set(ends) == {0}
