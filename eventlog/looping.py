@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from typing import Any
 
 from eventlog import tcp
 from eventlog.http1 import READ_BYTES
@@ -15,10 +16,11 @@ sleep = asyncio.sleep
 async def connect(host: str, port: int, *, tls: bool, timeout_s: float) -> "_Connection":
     """See http1.Net."""
     context = ssl.create_default_context() if tls else None
+    # Another loop, such as an agent's author may have chosen, tries one address after the other.
+    own = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
+    next_address: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS_S} if own else {}
     async with asyncio.timeout(timeout_s):
-        reader, writer = await asyncio.open_connection(
-            host, port, ssl=context, limit=READ_BYTES, happy_eyeballs_delay=NEXT_ADDRESS_S
-        )
+        reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=READ_BYTES, **next_address)
     sock = writer.get_extra_info("socket")
     for option in tcp.options():
         sock.setsockopt(*option)

@@ -17,9 +17,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The bus runs on asyncio alone, with the loop that it is served by."""
-    return "asyncio", {"use_uvloop": True}
+def anyio_backend() -> str:
+    """The bus runs on asyncio alone."""
+    return "asyncio"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from eventlog import errors
 from eventlog.client import Bus
@@ -208,3 +209,13 @@ async def test_a_follower_is_told_that_its_log_was_restored(bus: BusProcess, tmp
     assert reset.cursor < lost
     assert reset.fields()["cursor"] == reset.cursor
     assert (after.kind, after.cursor) == ("message", new)
+
+
+def test_the_client_works_with_another_loop_than_asyncios_own(shared_bus: BusProcess) -> None:
+    async def work() -> None:
+        async with Bus(shared_bus.url, shared_bus.admin_token) as bus:
+            await bus.send("uve", "by uvloop")
+            assert [message["payload"] for message in (await bus.inbox("uve"))["messages"]] == ["by uvloop"]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work())

@@ -17,12 +17,6 @@ from watcher.state import State
 from watcher.status import Status
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """The watcher runs on asyncio's own loop."""
-    return "asyncio"
-
-
 @pytest.fixture
 async def bus() -> AsyncIterator[FakeBus]:
     """A fake bus over a real socket."""
