@@ -96,6 +96,7 @@ class Wire:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        await self.net.sleep(0)  # a loop closes them in its next turn, if it has one
 
     async def request(
         self,
