@@ -83,7 +83,7 @@ def _fail(error: EventlogError, code: int) -> int:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The faster event loop, if the extra `fast` is installed."""
+    """The faster event loop, where there is one for this interpreter."""
     try:
         import uvloop
     except ImportError:
