@@ -54,34 +54,61 @@ def counted(pid: int, call: str, record: Path, *paths: Path) -> Iterator[None]:
 @contextmanager
 def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path) -> Iterator[None]:
     on = [part for path in paths for part in ("-P", str(path))]
-    # A watcher's starter and its next shim are there already; what they fork is followed.
-    family = [pid, *_children(pid)]
-    whom = [part for one in family for part in ("-p", str(one))]
-    tracer = subprocess.Popen(["strace", "-f", "-y", "-qq", *whom, *on, *what, "-o", str(record)])
+    tracer = _attached(pid, ["strace", "-f", "-y", "-qq", *on, *what, "-o", str(record)])
     try:
-        until(lambda: all(_tracers(one) == {tracer.pid} for one in family) or tracer.poll() is not None)
-        assert tracer.poll() is None, "strace could not attach itself"
         yield
     finally:
-        tracer.terminate()  # it lets go of the process
+        _let_go(tracer)
+
+
+def _attached(pid: int, strace: list[str]) -> subprocess.Popen[bytes]:
+    """An strace of the process and all that came of it so far, such as a watcher's starter and its next shim."""
+    while True:
+        whom = [part for one in (pid, *_children(pid)) for part in ("-p", str(one))]
+        tracer = subprocess.Popen([*strace, *whom])
+
+        def follows(tracer: subprocess.Popen[bytes] = tracer, whom: list[str] = whom) -> bool:
+            assert tracer.poll() is None, "strace could not attach itself"
+            return all(_tracers(int(one)) <= {tracer.pid} for one in whom[1::2])
+
         try:
-            tracer.wait(LET_GO_S)
-        except subprocess.TimeoutExpired:  # it now and then waits for ever for a thread that is just ending
-            tracer.kill()
-            tracer.wait()
+            until(follows)
+            # What came of it while strace was on its way is followed by nobody: then once more, with that one named.
+            if all(_tracers(one) <= {tracer.pid} for one in _children(pid)):
+                return tracer
+        except BaseException:
+            _let_go(tracer)
+            raise
+        _let_go(tracer)
+
+
+def _let_go(tracer: subprocess.Popen[bytes]) -> None:
+    tracer.terminate()
+    try:
+        tracer.wait(LET_GO_S)
+    except subprocess.TimeoutExpired:  # it now and then waits for ever for a thread that is just ending
+        tracer.kill()
+        tracer.wait()
 
 
 def _children(pid: int) -> Iterator[int]:
     """The processes that come of this one."""
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return
+    for child in map(int, children):
         yield child
         yield from _children(child)
 
 
 def _tracers(pid: int) -> set[int]:
-    """Who traces the threads of a process; 0 stands for nobody."""
+    """Who traces the threads of a process, none if it has ended; 0 stands for nobody."""
     found = set()
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        text = status.read_text()
+        try:
+            text = status.read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         found.add(int(text.partition("TracerPid:")[2].split()[0]))
     return found
