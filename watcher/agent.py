@@ -11,10 +11,11 @@ import structlog
 from eventlog import errors
 from eventlog.event import fold
 from watcher import runs
+from watcher.crashpoint import reached
 from watcher.folder import Broken, KeyFolder
 from watcher.link import Link, either
+from watcher.processes import boottime
 from watcher.settings import AgentSettings
-from watcher.shim import boottime, reached
 from watcher.spawn import Shims, apart
 from watcher.state import State
 from watcher.status import AgentStatus, Status, clock

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from watcher.crashpoint import reached
 from watcher.machine import Machine
-from watcher.shim import fsync_folder, reached, read_json, write_durably
+from watcher.shim import fsync_folder, read_json, write_durably
 
 
 class Broken(Exception):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventlog.errors import EventlogError, TooLarge
+from watcher.crashpoint import reached
 from watcher.prompt import prompt
 from watcher.settings import AgentSettings
-from watcher.shim import reached
 from watcher.wake import Granted
 
 #: The private folder of a run, in the folder of its wake's key.

@@ -1,8 +1,8 @@
 """The shim: runs the command of one wake, outlives the watcher, and alone decides and writes the wake's outcome.
 
-Forked as `main(FOLDER)` by a process that has loaded this file ahead (see watcher/starter.py), or started by `python -I
--S`: standard library only, so that it starts quickly and needs no installed package. FOLDER is the folder of one key;
-every file in it is named by its full path:
+Forked as `main(FOLDER)` by a process that has loaded this file ahead (see watcher/starter.py): standard library only,
+so that it starts quickly and needs no installed package. FOLDER is the folder of one key; every file in it is named by
+its full path:
 
 - `key`      {"key", "boot_id", "machine_id", "hardware"}, written by the watcher before it asks
 - `lock`     empty and there beforehand; held by flock until this process exits
@@ -15,33 +15,29 @@ every file in it is named by its full path:
              printed, and how many bytes before it are not there
 
 Three processes take part: the shim, the command (leader of a group of its own) and the guard, which holds a pipe from
-the shim and ends the command's group when the shim dies.
+the shim and ends the command's group when the shim dies (see watcher/pair.py).
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import re
 import select
 import signal
-import sys
 import time
+
+from watcher import processes
+from watcher.crashpoint import reached
+from watcher.pair import TICK_S, Pair
+from watcher.processes import ENDING_TICK_S, Marks, boottime, end_left
 
 # The type checker takes this for true; at run time `typing` alone would be a tenth of what starting a shim costs.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Final, NoReturn
+    from typing import Any, Final
 
-#: From SIGTERM to SIGKILL; the bus's lease counts on it.
-TERM_GRACE_S: Final = 10.0
-#: How often the clock is looked at: a timer does not run while a machine is suspended, CLOCK_BOOTTIME does.
-TICK_S: Final = 1.0
-#: How often a group is looked at while its last processes end.
-ENDING_TICK_S: Final = 0.05
 #: How long the guard lets a shim that does not react overrun.
 GUARD_SLACK_S: Final = 2.0
 #: How much of what the command said is kept, from its end. The bus cuts a longer detail, and at the wrong end.
@@ -56,25 +52,6 @@ DRAIN_BYTES_MAX: Final = 1_048_576
 NOT_STARTED_EXITS: Final = frozenset({75, 126, 127})
 #: Between two tries to write a file on a full or failing disk.
 RETRY_S: Final = 1.0
-#: Where the crash tests put what holds a process; unset, as in production, every point is passed at once.
-_STOPS: Final = os.environ.get("EVENTLOG_STOP_AT")
-
-
-def reached(point: str) -> None:
-    """Hold this thread if a test has laid a FIFO of the point's name: its first comer waits until it is opened."""
-    if _STOPS is None:
-        return
-    held = f"{_STOPS}/{point}.{os.getpid()}"
-    try:
-        os.rename(f"{_STOPS}/{point}", held)
-    except FileNotFoundError:
-        return
-    os.close(os.open(held, os.O_RDONLY))
-
-
-def boottime() -> float:
-    """Seconds since boot, time spent suspended included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def boot_id() -> str:
@@ -101,11 +78,7 @@ def fsync_folder(path: str) -> None:
 def write_durably(folder: str, name: str, value: object) -> None:
     """Store a value as JSON so that after a power cut either all of it is there or nothing; raises OSError."""
     scratch = f"{folder}/.{name}.new"
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(json.dumps(value).encode())
-        file.flush()
-        os.fsync(file.fileno())
+    write(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), value)
     reached(f"{name}.flushed")
     os.rename(scratch, f"{folder}/{name}")
     reached(f"{name}.renamed")
@@ -113,8 +86,19 @@ def write_durably(folder: str, name: str, value: object) -> None:
     reached(f"{name}.durable")
 
 
-def main(folder: str) -> int:
-    """Bring the wake of one folder to its outcome; 0 also when there was nothing to do."""
+def write(handle: int, value: object) -> None:
+    """Write a value as JSON into an open file, flush it and close it; raises OSError."""
+    with os.fdopen(handle, "wb") as file:
+        file.write(json.dumps(value).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def main(folder: str, ahead: Pair | None = None) -> int:
+    """Bring the wake of one folder to its outcome; 0 also when there was nothing to do.
+
+    `ahead` are the command's process and its guard, if they are forked already.
+    """
     os.chdir("/")
     try:
         lock = os.open(f"{folder}/lock", os.O_RDWR)
@@ -125,7 +109,7 @@ def main(folder: str) -> int:
     if not os.path.exists(f"{folder}/grant") or os.path.exists(f"{folder}/outcome"):
         return 0
     grant = read_json(f"{folder}/grant")
-    outcome = decide(folder, grant, lock)
+    outcome = decide(folder, grant, lock, ahead)
     while True:
         try:
             write_durably(folder, "outcome", {"detail": "", "stdout": "", **outcome})
@@ -136,7 +120,7 @@ def main(folder: str) -> int:
             time.sleep(RETRY_S)
 
 
-def decide(folder: str, grant: dict[str, Any], lock: int) -> dict[str, Any]:
+def decide(folder: str, grant: dict[str, Any], lock: int, ahead: Pair | None) -> dict[str, Any]:
     """What became of the wake: found out from what an earlier shim left, else by running the command."""
     if read_json(f"{folder}/key")["boot_id"] != boot_id():
         return {"outcome": "interrupted", "detail": "the machine was restarted during the wake"}
@@ -145,13 +129,43 @@ def decide(folder: str, grant: dict[str, Any], lock: int) -> dict[str, Any]:
             started = read_json(f"{folder}/started")
         except ValueError:
             started = {"group": 0, "began": -1}  # a damaged disk: the environment alone has to do
-        end_left(Marks(grant, started))
+        end_left(Marks(*marks_of(grant, started["group"], started["began"])))
         reached("shim.left.ended")
         return {"outcome": "interrupted", "detail": "the shim of the wake died; what was left of its command was ended"}
     late_s = boottime() - grant["latest_start"]
     if late_s > 0:
         return {"outcome": "not_started", "detail": f"too late by {late_s:.1f} s to start the command"}
-    return Run(folder, grant, lock).outcome()
+    return Run(folder, grant, lock, ahead).outcome()
+
+
+def rehearse() -> None:
+    """Do once, on nothing, what is done from the taking of the lock to the command's start.
+
+    After a fork the first time takes up to ten times as long as the second: memory is copied as it is touched.
+    """
+    told = {"id": 0, "timeout_s": 0.0, "messages": [{"payload": {"text": ""}}]}
+    grant: dict[str, Any] = {"wake": told, "latest_start": 0.0, "request": told, "env": {"EVENTLOG_TOKEN_FILE": ""}}
+    for _ in range(2):
+        handle = os.memfd_create("rehearsal")
+        path = f"/proc/self/fd/{handle}"
+        copy = os.dup(handle)
+        write(copy, grant)
+        os.path.exists(path)
+        read_json(path)
+        os.close(handle)
+    boot_id()
+    boottime()
+    run = Run("", grant, 0, None)
+    signal.signal(signal.SIGTERM, run.stop)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    standard_input(grant)
+    Marks(*marks_of(grant, 0, 0))
+    os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY))
+
+
+def marks_of(grant: dict[str, Any], group: int, began: int) -> tuple[int, int, int, str]:
+    """What the processes of the wake's command are recognised by, as `Marks` takes it."""
+    return group, began, grant["wake"]["id"], grant["env"]["EVENTLOG_TOKEN_FILE"]
 
 
 def standard_input(grant: dict[str, Any]) -> bytes:
@@ -167,12 +181,13 @@ def standard_input(grant: dict[str, Any]) -> bytes:
 
 
 class Run:
-    """One start of the wake's command, from fork to outcome."""
+    """One start of the wake's command, from what it is told to its outcome."""
 
-    def __init__(self, folder: str, grant: dict[str, Any], lock: int) -> None:
+    def __init__(self, folder: str, grant: dict[str, Any], lock: int, ahead: Pair | None) -> None:
         self.folder = folder
         self.grant = grant
         self.lock = lock
+        self.ahead = ahead
         self.stopped = False
         self.stdout = Tail(STDOUT_BYTES_MAX)
         self.stderr = Tail(DETAIL_BYTES_MAX)
@@ -181,95 +196,64 @@ class Run:
         """Run the command and say how it ended; an error of our own before the start is `not_started`."""
         signal.signal(signal.SIGTERM, self.stop)
         try:
-            self.fork()
+            pair = self.told_pair()
         except OSError as error:
             return {"outcome": "not_started", "detail": f"the shim could not start the command: {error}"}
-        detail = self.let_go()
-        os.close(self.go)
+        detail = self.let_go(pair)
         if detail:
-            os.waitpid(self.pid, 0)
-            self.release_guard()
+            pair.give_up()
             return {"outcome": "not_started", "detail": detail}
         reached("shim.command.released")
-        ended_by = self.supervise()
-        status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        ended_by = self.supervise(pair)
+        status = os.waitstatus_to_exitcode(os.waitpid(pair.pid, 0)[1])
         reached("shim.command.ended")
         took_ms = round((boottime() - self.start) * 1000)
-        self.drain()
-        result = {"duration_ms": took_ms, **self.verdict(ended_by, status)}
-        self.release_guard()
+        self.drain(pair)
+        result = {"duration_ms": took_ms, **self.verdict(pair, ended_by, status)}
+        pair.release_guard()
         reached("shim.guard.released")
         return result
 
-    def let_go(self) -> str:
+    def let_go(self, pair: Pair) -> str:
         """Let the command begin; "" or why it does not."""
         if boottime() > self.grant["latest_start"]:
             return "too late: the disk was slow in storing the start"
-        try:
-            os.write(self.go, b"g")
-        except BrokenPipeError:
-            return "the command was ended before it began"
-        return ""
+        return "" if pair.let_go() else "the command was ended before it began"
 
     def stop(self, _signal: int, _frame: object) -> None:
         """SIGTERM to the shim (the machine goes down): the command is ended in good order."""
         self.stopped = True
 
-    def fork(self) -> None:
-        """Fork the command's process and its guard and store `started`; the command waits for `go`."""
-        reached("shim.command.forking")
-        request = os.memfd_create("request")
-        os.write(request, standard_input(self.grant))
-        os.lseek(request, 0, os.SEEK_SET)
-        wait, self.go = os.pipe()
-        self.out, out = os.pipe()
-        self.err, err = os.pipe()
-        self.failed, failed = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            for handle in (self.lock, self.go, self.out, self.err, self.failed):
-                os.close(handle)
-            become_command(self.grant, wait, (request, out, err), failed)
-        reached("shim.command.forked")
-        for handle in (wait, request, out, err, failed):
-            os.close(handle)
-        os.setpgid(self.pid, self.pid)
+    def told_pair(self) -> Pair:
+        """The pair, told of this wake; `started` is stored. The command waits until it is let go. Raises OSError."""
+        request = standard_input(self.grant)
         self.start = boottime()
-        latest = self.grant["latest_start"]
         timeout_s = self.grant["wake"]["timeout_s"]
-        self.deadline = min(self.start + timeout_s, latest + timeout_s)
-        started = {"group": self.pid, "began": began_at(self.pid), "at": self.start}
-        self.marks = Marks(self.grant, started)
+        self.deadline = min(self.start, self.grant["latest_start"]) + timeout_s
+        pair = self.ahead or Pair(self.lock)
+        if not self.tell(pair, request):  # one of the two was killed while it waited
+            pair.give_up()
+            pair = Pair(self.lock)
+            self.tell(pair, request)
         try:
-            self.fork_guard()
-            reached("shim.guard.forked")
-            write_durably(self.folder, "started", started)
+            write_durably(self.folder, "started", {"group": pair.pid, "began": pair.began, "at": self.start})
         except OSError:
-            os.close(self.go)
-            os.waitpid(self.pid, 0)
+            pair.give_up()
             raise
+        return pair
 
-    def fork_guard(self) -> None:
-        """Fork the process that ends the command's group when this one dies."""
-        watch, self.alive = os.pipe()
-        self.guard = os.fork()
-        if self.guard == 0:
-            guard(watch, self.marks, self.deadline + TERM_GRACE_S + GUARD_SLACK_S)
-        os.close(watch)
+    def tell(self, pair: Pair, request: bytes) -> bool:
+        """Tell both what they are for; False if one of them has been killed. Raises OSError."""
+        marks = marks_of(self.grant, pair.pid, pair.began)
+        self.marks = Marks(*marks)
+        plan = {name: self.grant[name] for name in ("argv", "cwd", "env")}
+        return pair.tell(request, plan, marks, self.deadline + processes.TERM_GRACE_S + GUARD_SLACK_S)
 
-    def release_guard(self) -> None:
-        """Tell the guard that the wake is over, so that it leaves alone what the command left running."""
-        try:  # noqa: SIM105 - contextlib costs a shim's start a twentieth
-            os.write(self.alive, b"r")
-        except BrokenPipeError:
-            pass  # it was killed, or has acted: this process was stopped for too long
-        os.waitpid(self.guard, 0)
-
-    def supervise(self) -> str:
+    def supervise(self, pair: Pair) -> str:
         """Wait for the first process, ending the group when its time is up: "" or why it was ended."""
         poll = select.poll()
-        ended = os.pidfd_open(self.pid)
-        for handle in (ended, self.out, self.err):
+        ended = os.pidfd_open(pair.pid)
+        for handle in (ended, pair.out, pair.err):
             poll.register(handle, select.POLLIN)
             os.set_blocking(handle, False)
         over, ended_by, due = False, "", self.deadline
@@ -278,7 +262,7 @@ class Run:
             for handle, _ in poll.poll(wait_s * 1000):
                 if handle == ended:
                     over = True
-                elif self.read(handle):
+                elif self.read(self.stdout if handle == pair.out else self.stderr, handle):
                     continue
                 poll.unregister(handle)
             if over and (not ended_by or not self.marks.group_lives()):
@@ -286,34 +270,34 @@ class Run:
             # Only after the look at what has ended: what came to its end by itself is not called ended by its limit.
             now = boottime()
             if not ended_by and (now >= due or self.stopped):
-                ended_by, due = ("interrupted" if self.stopped else "timeout"), now + TERM_GRACE_S
+                ended_by, due = ("interrupted" if self.stopped else "timeout"), now + processes.TERM_GRACE_S
                 # The leader is not reaped before the end, so its number cannot belong to anyone else.
-                os.killpg(self.pid, signal.SIGTERM)
+                os.killpg(pair.pid, signal.SIGTERM)
             elif ended_by and now >= due:
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(pair.pid, signal.SIGKILL)
 
-    def read(self, handle: int) -> bool:
+    def read(self, tail: Tail, handle: int) -> bool:
         """Take in some output; False when that stream is closed."""
         try:
             chunk = os.read(handle, 65_536)
         except BlockingIOError:
             return True
-        (self.stdout if handle == self.out else self.stderr).add(chunk)
+        tail.add(chunk)
         return bool(chunk)
 
-    def drain(self) -> None:
+    def drain(self, pair: Pair) -> None:
         """Take in what was said before the end; what is left running is not read any more."""
-        for handle in (self.out, self.err):
+        for tail, handle in ((self.stdout, pair.out), (self.stderr, pair.err)):
             for _ in range(DRAIN_BYTES_MAX // 65_536):
-                if select.select([handle], [], [], 0)[0] and self.read(handle):
+                if select.select([handle], [], [], 0)[0] and self.read(tail, handle):
                     continue
                 break
             os.close(handle)
 
-    def verdict(self, ended_by: str, status: int) -> dict[str, Any]:
+    def verdict(self, pair: Pair, ended_by: str, status: int) -> dict[str, Any]:
         """The outcome of a command that ended with this status."""
         said = self.stderr.text() or self.stdout.text()
-        problem = os.read(self.failed, 4096).decode(errors="replace")
+        problem = os.read(pair.failed, 4096).decode(errors="replace")
         exit_code = 128 - status if status < 0 else status
         result = {"exit_code": exit_code, "stdout": self.stdout.text(), "stdout_left_out": self.stdout.left_out}
         if problem:
@@ -331,114 +315,6 @@ class Run:
         if exit_code:
             return {**result, "outcome": "failed", "detail": bounded(f"exit code {exit_code}", said)}
         return {**result, "outcome": "ok"}
-
-
-def become_command(grant: dict[str, Any], wait: int, streams: tuple[int, int, int], failed: int) -> NoReturn:
-    """In the forked process: wait until the start is stored, then become the command."""
-    try:
-        os.setpgid(0, 0)
-        if os.read(wait, 1) != b"g":
-            os._exit(0)  # the shim died, or decided otherwise
-        reached("shim.command.starting")
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        for target, handle in enumerate(streams):
-            os.dup2(handle, target)
-        os.chdir(grant["cwd"])
-        environ = {**os.environ, **grant["env"]}
-        os.execvpe(grant["argv"][0], grant["argv"], environ)
-    except OSError as error:
-        missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
-        where = grant["cwd"] if error.filename == grant["cwd"] else grant["argv"][0]
-        os.write(failed, f"cannot run {where}: {error.strerror}".encode()[:2048])
-        os._exit(127 if missing else 126)
-    finally:
-        os._exit(126)
-
-
-def guard(watch: int, marks: Marks, latest_end: float) -> NoReturn:
-    """In the guard's process: end the command's group when the shim dies, or is far beyond the wake's end."""
-    os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.closerange(3, watch)
-    os.closerange(watch + 1, os.sysconf("SC_OPEN_MAX"))
-    while boottime() < latest_end:
-        if select.select([watch], [], [], TICK_S)[0]:
-            if os.read(watch, 1):
-                os._exit(0)
-            break
-    end_left(marks)
-    os._exit(0)
-
-
-class Marks:
-    """How the processes of a wake's command are recognised: never by a number alone."""
-
-    def __init__(self, grant: dict[str, Any], started: dict[str, Any]) -> None:
-        self.group: int = started["group"]
-        self.began: int = started["began"]
-        self.wake_id = f"WAKE_ID={grant['wake']['id']}".encode()
-        self.token_file = f"EVENTLOG_TOKEN_FILE={grant['env']['EVENTLOG_TOKEN_FILE']}".encode()
-
-    def leader_lives(self) -> bool:
-        """Whether the group's number is still that of the process that was started."""
-        return began_at(self.group) == self.began
-
-    def group_lives(self) -> bool:
-        """Whether a process of the group runs; to be asked only while its leader is not reaped."""
-        return any(group == self.group for _, group in processes())
-
-    def found(self) -> Iterator[int]:
-        """The running processes that carry this wake's environment, in its group or started with its token."""
-        for pid, group in processes():
-            try:
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    environ = file.read().split(b"\0")
-            except OSError:
-                continue
-            if self.wake_id in environ and (group == self.group or self.token_file in environ):
-                yield pid
-
-
-def end_left(marks: Marks) -> None:
-    """Kill what is left of a wake's command and wait until it is gone, for as long as the lease allows for it."""
-    give_up = boottime() + TERM_GRACE_S
-    while boottime() < give_up:
-        left = marks.leader_lives()
-        if left:
-            os.killpg(marks.group, signal.SIGKILL)
-        for pid in marks.found():
-            left = True
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        if not left:
-            return
-        time.sleep(ENDING_TICK_S)
-
-
-def processes() -> Iterator[tuple[int, int]]:
-    """All running processes of the machine, but this one, with their groups; ended ones are left out."""
-    for name in os.listdir("/proc"):
-        fields = stat_fields(name) if name.isdigit() and int(name) != os.getpid() else []
-        if fields and fields[0] not in ("Z", "X"):
-            yield int(name), int(fields[2])
-
-
-def began_at(pid: int) -> int:
-    """When a running process began, in clock ticks since boot; 0 if there is none."""
-    fields = stat_fields(str(pid))
-    return int(fields[19]) if fields and fields[0] not in ("Z", "X") else 0
-
-
-def stat_fields(pid: str) -> list[str]:
-    """The fields of /proc/PID/stat after the name, which may itself hold spaces and brackets; [] if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 class Tail:
@@ -468,7 +344,3 @@ def bounded(reason: str, said: str) -> str:
     said = said.strip()
     room = DETAIL_BYTES_MAX - len(reason.encode()) - 2
     return f"{reason}: {said.encode()[-room:].decode(errors='ignore')}" if said else reason
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

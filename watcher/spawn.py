@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
-from watcher import shim, starter
+from watcher import starter
+from watcher.crashpoint import reached
 
 #: The watcher's own, which no command inherits; beside everything that begins with one of the prefixes.
 WITHHELD: Final = frozenset(
@@ -79,7 +80,7 @@ class Shims:
         try:
             async with self._telling:  # many at once fill the socket: they wait for room, each in its turn
                 await self._tell(place, ended)
-            shim.reached("watcher.shim.started")
+            reached("watcher.shim.started")
             return await ended
         finally:
             self._waiting.pop(place, None)

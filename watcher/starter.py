@@ -13,6 +13,7 @@ import os
 import select
 
 from watcher import shim
+from watcher.pair import Pair
 
 # As in the shim: what only the type checker needs is not loaded.
 TYPE_CHECKING = False
@@ -24,6 +25,9 @@ WATCHER: Final = 0
 #: More than the longest path.
 MESSAGE_BYTES_MAX: Final = 8192
 EXIT_BROKEN: Final = 1
+#: How long nothing must have come before the next shim is forked, milliseconds: the one that has just begun, its
+#: command and the watcher need both of a small machine's cores.
+REST_MS: Final = 50
 
 
 def main() -> int:
@@ -33,26 +37,37 @@ def main() -> int:
     poll = select.poll()
     poll.register(WATCHER, select.POLLIN)
     running: dict[int, tuple[int, bytes]] = {}
-    ahead = Ahead(running)
+    ahead: Ahead | None = Ahead(running)
     while True:
-        for handle, _ in poll.poll():
+        ready = poll.poll(None if ahead else REST_MS)
+        if not ready:
+            ahead = Ahead(running)
+        for handle, _ in ready:
             if handle == WATCHER:
                 folder = heard()
                 if not folder:
                     return 0
-                if not ahead.begun(folder):  # it was killed
-                    os.waitpid(ahead.pid, 0)
-                    ahead = Ahead(running)
-                    ahead.begun(folder)
-                ended = os.pidfd_open(ahead.pid)
-                running[ended] = ahead.pid, folder
+                pid = begun(folder, ahead, running)
+                ahead = None
+                ended = os.pidfd_open(pid)
+                running[ended] = pid, folder
                 poll.register(ended, select.POLLIN)
-                ahead = Ahead(running)
             else:
                 poll.unregister(handle)
                 os.close(handle)
                 pid, folder = running.pop(handle)
                 tell(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), folder)
+
+
+def begun(folder: bytes, ahead: Ahead | None, others: dict[int, tuple[int, bytes]]) -> int:
+    """Let a shim begin on this folder: the one ahead, or another if there is none or it was killed; its process id."""
+    if ahead is not None:
+        if ahead.begun(folder):
+            return ahead.pid
+        os.waitpid(ahead.pid, 0)
+    ahead = Ahead(others)
+    ahead.begun(folder)
+    return ahead.pid
 
 
 def heard() -> bytes:
@@ -92,11 +107,12 @@ class Ahead:
         return True
 
 
-def rehearse() -> None:
-    """Do once what a shim does first, on nothing: after a fork the first time takes ten times as long."""
-    shim.boot_id()
-    shim.began_at(os.getpid())
-    shim.read_json("/proc/self/oom_score")
+def forked_ahead(wait: int) -> Pair | None:
+    """The processes of the next wake's command; None if they cannot be forked now."""
+    try:
+        return Pair(wait)
+    except OSError:
+        return None
 
 
 def become_shim(wait: int, others: tuple[int, ...]) -> NoReturn:
@@ -108,9 +124,12 @@ def become_shim(wait: int, others: tuple[int, ...]) -> NoReturn:
         os.dup2(nothing, WATCHER)
         for handle in (nothing, *others):
             os.close(handle)
-        rehearse()
+        os.chdir("/")
+        pair = forked_ahead(wait)
+        if not select.select([wait], [], [], 0)[0]:
+            shim.rehearse()
         folder = os.read(wait, MESSAGE_BYTES_MAX)
         os.close(wait)
-        exit_code = shim.main(os.fsdecode(folder)) if folder else 0
+        exit_code = shim.main(os.fsdecode(folder), pair) if folder else 0
     finally:
         os._exit(exit_code)

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from eventlog.errors import ConfigError, Locked
+from watcher.crashpoint import reached
 from watcher.folder import Broken, KeyFolder
 from watcher.machine import Machine, is_foreign, this_machine
-from watcher.shim import fsync_folder, reached, read_json, write_durably
+from watcher.shim import fsync_folder, read_json, write_durably
 
 #: How long a watcher that starts waits for the lock: `bus-watcher status` holds it for a moment.
 LOCK_WAIT_S: Final = 0.5

@@ -42,7 +42,10 @@ UNSTORED = (
     *("watcher.run.made", "watcher.run.told", "watcher.run.prompted"),
 )
 #: Points of the shim at which its command must not have begun.
-BEFORE_GO = ("shim.command.forked", "shim.guard.forked", "started.flushed", "started.renamed", "started.durable")
+BEFORE_GO = (
+    *("shim.lock.taken", "shim.command.told", "shim.guard.told"),
+    *("started.flushed", "started.renamed", "started.durable"),
+)
 #: Points at which the outcome has its name already, so that no other shim is started.
 DECIDED = ("outcome.renamed", "outcome.durable")
 #: Points at which nobody may have been told of what is appended.

@@ -37,7 +37,7 @@ ELSEWHERE: Final = {
     "watcher/install.py": "units are written by a person's call",
     "eventlog/systemd.py": "units are written by a person's call",
     "eventlog/crashpoint.py": "the switch itself",
-    "watcher/shim.py:reached": "the switch itself",
+    "watcher/crashpoint.py:reached": "the switch itself",
     "eventlog/api_admin.py:verify": "works on a copy, which it removes",
     "eventlog/reads.py:snapshot": "a transaction that only reads",
     "watcher/state.py:_take_lock": "who owns the folder; void when the process is gone",

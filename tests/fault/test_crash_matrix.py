@@ -187,8 +187,8 @@ class TestThePage:
         assert PAGE.read_text() == page(expected)
 
 
-def test_the_bus_and_the_shim_have_the_same_switch() -> None:
-    files = ("eventlog/crashpoint.py", "watcher/shim.py")
+def test_the_bus_and_the_watcher_have_the_same_switch() -> None:
+    files = ("eventlog/crashpoint.py", "watcher/crashpoint.py")
     assert len({function(ROOT / file, "reached") for file in files}) == 1
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -31,7 +30,7 @@ from tests.fault.power import Disk, Impossible, cut_together, mounted
 from tests.logs import opened
 from tests.scene import Scene
 from tests.support import SOAK, BusProcess, WatcherProcess, until
-from watcher import shim
+from tests.watcher.support import shim_alone
 from watcher.machine import this_machine
 from watcher.state import State
 
@@ -230,8 +229,8 @@ def check_state(one: Cut, state_dir: Path, events: list[dict[str, Any]], boot: s
 
 
 def run_shim(folder: Path, boot: str) -> None:
-    command = [sys.executable, "-I", "-S", shim.__file__, str(folder)]
-    subprocess.run([*another_boot(folder.parent.parent.parent / "shown", boot), *command], check=True, timeout=30)
+    under = another_boot(folder.parent.parent.parent / "shown", boot)
+    subprocess.run([*under, *shim_alone(folder)], check=True, timeout=30)
 
 
 def check(one: Cut) -> Found:

@@ -7,7 +7,7 @@ from typing import Protocol
 from tests.model.actions import Action, Kind
 from tests.model.disk import Folder, Grant
 from tests.model.harms import Commands
-from watcher.shim import TERM_GRACE_S
+from watcher.processes import TERM_GRACE_S
 
 
 class Machine(Protocol):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from watcher import shim
+from tests.support import ROOT
+from watcher import processes, shim
 
 #: A wake's token, as far as its looks go.
 TOKEN = "ewk_7_" + "the-token-" * 4 + "xyz"
@@ -20,15 +21,20 @@ DEADLINE_S = 30.0
 #: Between two looks at a state that nobody tells of.
 LOOK_S = 0.01
 
-# The shim as it is, but for the time between SIGTERM and SIGKILL.
-_QUICK_SHIM = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("shim", {path!r})
-shim = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(shim)
-shim.TERM_GRACE_S = {grace_s}
+# A shim of its own, without a starter: its command and guard are not forked ahead.
+_SHIM = """
+import sys
+sys.path.append({root!r})
+from watcher import processes, shim
+processes.TERM_GRACE_S = {grace_s}
 sys.exit(shim.main({folder!r}))
 """
+
+
+def shim_alone(folder: Path, *, grace_s: float = processes.TERM_GRACE_S) -> list[str]:
+    """The program of a shim on this folder, with so much time between SIGTERM and SIGKILL."""
+    program = _SHIM.format(root=str(ROOT), grace_s=grace_s, folder=str(folder))
+    return [sys.executable, "-I", "-S", "-c", program]
 
 
 def wait_until(true: Callable[[], Any], what: str = "") -> Any:
@@ -51,7 +57,7 @@ async def until(true: Callable[[], Any], what: str = "") -> Any:
 
 def alive(pid: int) -> bool:
     """Whether this process runs; one that has ended but was not reaped does not."""
-    return shim.began_at(pid) > 0
+    return processes.began_at(pid) > 0
 
 
 def pids_in(path: Path) -> list[int]:
@@ -75,14 +81,11 @@ class Folder:
         """Put a file there."""
         (self.path / name).write_text(json.dumps(value))
 
-    def start(self, *, grace_s: float = shim.TERM_GRACE_S) -> "subprocess.Popen[bytes]":
+    def start(self, *, grace_s: float = processes.TERM_GRACE_S) -> "subprocess.Popen[bytes]":
         """Start a shim on it."""
-        program = [shim.__file__, str(self.path)]
-        if grace_s != shim.TERM_GRACE_S:
-            program = ["-c", _QUICK_SHIM.format(path=shim.__file__, grace_s=grace_s, folder=str(self.path))]
-        return subprocess.Popen([sys.executable, "-I", "-S", *program], start_new_session=True)
+        return subprocess.Popen(shim_alone(self.path, grace_s=grace_s), start_new_session=True)
 
-    def run(self, *, grace_s: float = shim.TERM_GRACE_S) -> dict[str, Any]:
+    def run(self, *, grace_s: float = processes.TERM_GRACE_S) -> dict[str, Any]:
         """Run a shim on it to its end; the outcome."""
         with self.start(grace_s=grace_s) as process:
             assert process.wait(DEADLINE_S) == 0
@@ -114,7 +117,7 @@ def make_folder(
         "grant",
         {
             "wake": {**told, "key": path.name},
-            "latest_start": shim.boottime() - late_s,
+            "latest_start": processes.boottime() - late_s,
             "argv": list(argv),
             "cwd": str(cwd or at),
             "env": {"WAKE_ID": str(wake_id), "EVENTLOG_TOKEN_FILE": str(token_file)},

@@ -12,7 +12,7 @@ import structlog
 from tests.watcher.conftest import Watch, Watching
 from tests.watcher.fake_bus import LOST, PROXY_404, FakeBus, Odd, problem
 from tests.watcher.support import pids_in, until
-from watcher import logs, shim
+from watcher import logs, processes
 from watcher.folder import KeyFolder
 from watcher.spawn import Shims
 
@@ -109,11 +109,11 @@ async def test_the_latest_start_counts_from_the_sending_of_the_ask_less_the_gran
     monkeypatch.setattr(KeyFolder, "store_grant", lambda _, grant: stored.append(grant))
     async with watch() as watching:
         await until(lambda: bus.asks)
-        before = shim.boottime()
+        before = processes.boottime()
         bus.close_gate("ask")
         await grant_by(bus, watching, aged(12.0))
         await until(lambda: stored)
-    assert before - 12 + 30 <= stored[0]["latest_start"] <= shim.boottime() - 12 + 30
+    assert before - 12 + 30 <= stored[0]["latest_start"] <= processes.boottime() - 12 + 30
     assert "t" not in stored[0]["wake"].values()
 
 
@@ -319,10 +319,10 @@ async def test_a_killed_shim_is_reported_once_and_its_command_is_dead(
     async with watch(HELD) as watching:
         await held(bus, tmp_path)
         (command,) = pids_in(tmp_path / "pids")
-        parent = int(shim.stat_fields(str(command))[1])
+        parent = int(processes.stat_fields(str(command))[1])
         os.kill(parent, signal.SIGKILL)
         await until(lambda: bus.reports)
-        assert shim.began_at(command) == 0
+        assert processes.began_at(command) == 0
         (tmp_path / "go").touch()
         await until(lambda: bus.outcomes == ["interrupted", "ok"])
         await gone(watching)

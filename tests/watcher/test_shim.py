@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ import pytest
 from eventlog.capability import reply_token
 from eventlog.event import Event
 from eventlog.tokens import new_token
-from tests.watcher.support import TOKEN, Folder, alive, end, make_folder, pids_in, shell, wait_until
-from watcher import shim
+from tests.watcher.support import TOKEN, Folder, alive, end, make_folder, pids_in, shell, shim_alone, wait_until
+from watcher import processes, shim
 
 
 def test_a_command_gets_its_request_and_environment_and_ends_ok(tmp_path: Path) -> None:
@@ -27,6 +26,14 @@ def test_a_command_gets_its_request_and_environment_and_ends_ok(tmp_path: Path) 
     assert json.loads((tmp_path / "request").read_text()) == request
     assert (tmp_path / "env").read_text() == f"7 {tmp_path}/token-7\n"
     assert (tmp_path / "where").read_text() == f"{tmp_path}\n"
+
+
+def test_an_environment_that_no_pipe_holds_reaches_the_command(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, shell("echo ${#A} ${#B}"))
+    grant = json.loads((folder.path / "grant").read_text())
+    grant["env"] |= dict.fromkeys("AB", "x" * 100000)
+    folder.write("grant", grant)
+    assert folder.run()["stdout"] == "100000 100000\n"
 
 
 def test_no_message_text_is_on_a_command_line(tmp_path: Path) -> None:
@@ -176,7 +183,7 @@ def test_a_command_that_came_to_its_end_in_time_is_ok_even_if_the_shim_looks_lat
         (tmp_path / "go").touch()
         wait_until(lambda: not alive(command))
         limit = json.loads((folder.path / "started").read_text())["at"] + 1.0
-        wait_until(lambda: shim.boottime() > limit)
+        wait_until(lambda: processes.boottime() > limit)
         process.send_signal(signal.SIGCONT)
         assert process.wait(30) == 0
     assert folder.outcome["outcome"] == "ok"
@@ -275,7 +282,7 @@ def test_a_process_is_never_ended_by_its_number_alone(tmp_path: Path) -> None:
         subprocess.Popen(["sleep", "60"], start_new_session=True, env=env)
         for env in ({}, {"WAKE_ID": "7", "EVENTLOG_TOKEN_FILE": "/elsewhere/tokens/7"})
     ]
-    folder.write("started", {"group": strangers[0].pid, "began": shim.began_at(strangers[0].pid) - 1, "at": 0})
+    folder.write("started", {"group": strangers[0].pid, "began": processes.began_at(strangers[0].pid) - 1, "at": 0})
     assert folder.run()["outcome"] == "interrupted"
     for stranger in strangers:
         assert stranger.poll() is None
@@ -379,5 +386,4 @@ def test_what_cannot_be_stored_as_started_is_not_started(tmp_path: Path) -> None
 
 def test_it_needs_nothing_but_the_standard_library() -> None:
     """It must start quickly, and also while the package is being upgraded."""
-    code = f"import sys; sys.argv = ['shim', '/nonexistent']; import runpy; runpy.run_path({shim.__file__!r})"
-    assert subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False).returncode == 0
+    assert subprocess.run(shim_alone(Path("/nonexistent")), check=False).returncode == 0

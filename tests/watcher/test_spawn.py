@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.watcher.support import alive, end, make_folder, pids_in, shell, until, wait_until
+from tests.watcher.support import alive, end, make_folder, pids_in, shell, shim_alone, until, wait_until
 from watcher import spawn, starter
 from watcher.spawn import Shims, apart, inheritable
 
@@ -56,7 +56,8 @@ async def test_a_shim_has_a_session_of_its_own_and_nothing_that_is_not_its_own(t
     held = [line.rpartition("-> ")[2] for line in (tmp_path / "held").read_text().splitlines()[1:]]
     assert held[:3] == ["/dev/null"] * 3
     # Its lock, and the ends of the pipes to its command and guard.
-    assert [what for what in held[3:] if not what.startswith("pipe:")] == [f"{folder.path}/lock", "anon_inode:[pidfd]"]
+    others = sorted(what for what in held[3:] if not what.startswith("pipe:"))
+    assert others == sorted([f"{folder.path}/lock", "anon_inode:[pidfd]"])
     assert "socket:" not in folder.outcome["stdout"]
     (tmp_path / "gate").write_text("go\n")
     assert await waiting == 0
@@ -122,6 +123,13 @@ class TestTheStarter:
         # It ends with the watcher, though it holds no pipe but the one it waits at.
         await until(lambda: not alive(ahead))
 
+    async def test_leaves_nothing_of_what_waits_ahead_when_it_is_killed(self) -> None:
+        with Shims():
+            (first,) = await until(starters)
+            waiting = await family_ahead(first)
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: not any(map(alive, waiting)))
+
     async def test_whose_end_was_not_noticed_yet_is_started_again(self, tmp_path: Path) -> None:
         with Shims() as shims:
             (first,) = await until(starters)
@@ -146,6 +154,80 @@ class TestTheStarter:
                     await shims.run(make_folder(tmp_path).path)
                 broken.undo()
                 assert await shims.run(tmp_path / "key-7") == 0
+
+
+async def family_ahead(starter_pid: int) -> list[int]:
+    """The shim that waits for a folder, the process that is to be its command, and its guard."""
+    (ahead,) = await until(lambda: [pid for pid in children(starter_pid) if alive(pid)])
+    command, guard = await until(lambda: waiting if len(waiting := children(ahead)) == 2 else None)
+    return [ahead, command, guard]
+
+
+class TestTheCommandAndItsGuardAhead:
+    async def test_end_with_their_shim(self, tmp_path: Path, shims: Shims) -> None:
+        (first,) = await until(starters)
+        ahead, command, guard = await family_ahead(first)
+        os.kill(ahead, signal.SIGKILL)
+        await until(lambda: not alive(command) and not alive(guard))
+        folder = make_folder(tmp_path, shell("echo begun"))
+        assert await shims.run(folder.path) == 0
+        assert folder.outcome["stdout"] == "begun\n"
+
+    async def test_end_with_a_shim_that_has_nothing_to_do(self, tmp_path: Path, shims: Shims) -> None:
+        (first,) = await until(starters)
+        waiting = await family_ahead(first)
+        folder = make_folder(tmp_path, shell("touch ran"), late_s=1.0)
+        assert await shims.run(folder.path) == 0
+        await until(lambda: not any(map(alive, waiting)))
+        assert folder.outcome["outcome"] == "not_started"
+        assert not (tmp_path / "ran").exists()
+
+    @pytest.mark.parametrize("which", [1, 2], ids=["command", "guard"])
+    async def test_are_replaced_if_one_was_killed(self, tmp_path: Path, shims: Shims, which: int) -> None:
+        (first,) = await until(starters)
+        waiting = await family_ahead(first)
+        os.kill(waiting[which], signal.SIGKILL)
+        await until(lambda: not alive(waiting[which]))
+        folder = make_folder(tmp_path, shell("echo $$ > pids; exec sleep 60"))
+        running = asyncio.ensure_future(shims.run(folder.path))
+        (command,) = await until(lambda: pids_in(tmp_path / "pids"))
+        os.kill(waiting[0], signal.SIGKILL)
+        await running
+        # Its guard is there, too (R6).
+        await until(lambda: not alive(command))
+        assert not any(map(alive, waiting))
+
+    async def test_are_no_other_than_ones_that_are_forked_for_the_wake(self, tmp_path: Path, shims: Shims) -> None:
+        look = (
+            "env | sort | grep -v -e '^_=' -e '^PYTEST_'; pwd; umask;"
+            "grep -E '^(Sig|Shd|Cap|NoNew|Seccomp|Uid|Gid|Groups)' /proc/$$/status;"
+            "cat /proc/$$/limits /proc/$$/oom_score_adj;"
+            "set -- $(cat /proc/$$/stat); echo group $(($5 - $$)) session $(($6 - PPID)) terminal $7 nice ${19}"
+        )
+        (first,) = await until(starters)
+        (_, waiting, _) = await family_ahead(first)
+        folder = make_folder(tmp_path, shell(f"{look}; echo $$ > {tmp_path}/pid"), cwd=Path("."))
+        await shims.run(folder.path)
+        assert pids_in(tmp_path / "pid") == [waiting]
+        said = folder.outcome["stdout"]
+        (folder.path / "outcome").unlink()
+        (folder.path / "started").unlink()
+        alone = os.posix_spawn(sys.executable, shim_alone(folder.path), inheritable(os.environ), setsid=True)
+        assert os.waitpid(alone, 0)[1] == 0
+        assert pids_in(tmp_path / "pid") != [waiting]
+        assert said.splitlines() == folder.outcome["stdout"].splitlines()
+        assert "\n/\n" in said
+        assert "group 0 session 0 " in said
+
+    async def test_hold_nothing_of_what_came_before(self, tmp_path: Path, shims: Shims) -> None:
+        (first,) = await until(starters)
+        await family_ahead(first)
+        of_starter = {os.readlink(handle) for handle in Path(f"/proc/{first}/fd").iterdir()}
+        folder = make_folder(tmp_path, shell("for one in /proc/$$/fd/*; do readlink $one; done"))
+        await shims.run(folder.path)
+        # Its standard input and the two of its output; whatever the starter was given, every program inherits.
+        held = [what for what in folder.outcome["stdout"].splitlines() if what not in of_starter]
+        assert [what.partition(":")[0] for what in held] == ["/memfd", "pipe", "pipe"]
 
 
 async def test_what_blocks_apart_gives_its_result_or_its_error() -> None:
