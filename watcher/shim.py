@@ -78,7 +78,7 @@ def fsync_folder(path: str) -> None:
 def write_durably(folder: str, name: str, value: object) -> None:
     """Store a value as JSON so that after a power cut either all of it is there or nothing; raises OSError."""
     scratch = f"{folder}/.{name}.new"
-    write(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), value)
+    write_flushed(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), value)
     reached(f"{name}.flushed")
     os.rename(scratch, f"{folder}/{name}")
     reached(f"{name}.renamed")
@@ -86,7 +86,7 @@ def write_durably(folder: str, name: str, value: object) -> None:
     reached(f"{name}.durable")
 
 
-def write(handle: int, value: object) -> None:
+def write_flushed(handle: int, value: object) -> None:
     """Write a value as JSON into an open file, flush it and close it; raises OSError."""
     with os.fdopen(handle, "wb") as file:
         file.write(json.dumps(value).encode())
@@ -125,6 +125,8 @@ def decide(folder: str, grant: dict[str, Any], lock: int, ahead: Pair | None) ->
     if read_json(f"{folder}/key")["boot_id"] != boot_id():
         return {"outcome": "interrupted", "detail": "the machine was restarted during the wake"}
     if os.path.exists(f"{folder}/started"):
+        if ahead is not None:
+            ahead.give_up()
         try:
             started = read_json(f"{folder}/started")
         except ValueError:
@@ -145,14 +147,12 @@ def rehearse() -> None:
     """
     told = {"id": 0, "timeout_s": 0.0, "messages": [{"payload": {"text": ""}}]}
     grant: dict[str, Any] = {"wake": told, "latest_start": 0.0, "request": told, "env": {"EVENTLOG_TOKEN_FILE": ""}}
-    for _ in range(2):
-        handle = os.memfd_create("rehearsal")
-        path = f"/proc/self/fd/{handle}"
-        copy = os.dup(handle)
-        write(copy, grant)
-        os.path.exists(path)
-        read_json(path)
-        os.close(handle)
+    handle = os.memfd_create("rehearsal")
+    path = f"/proc/self/fd/{handle}"
+    write_flushed(os.dup(handle), grant)
+    os.path.exists(path)
+    read_json(path)
+    os.close(handle)
     boot_id()
     boottime()
     run = Run("", grant, 0, None)

@@ -22,7 +22,7 @@ CALLS: Final = frozenset(
     }
 )
 #: Functions that are one such step, and have no points of their own.
-STEPS: Final = frozenset({"fsync_folder", "_replace", "fold_wal", "put"})
+STEPS: Final = frozenset({"fsync_folder", "write_flushed", "_replace", "fold_wal", "put"})
 #: Functions that have points of their own, up to their end.
 NAMED: Final = frozenset({"write_durably", "write_secret", "KeyFolder.remove"})
 #: What the matrix leaves alone, and why.
@@ -40,6 +40,7 @@ ELSEWHERE: Final = {
     "watcher/crashpoint.py:reached": "the switch itself",
     "eventlog/api_admin.py:verify": "works on a copy, which it removes",
     "eventlog/reads.py:snapshot": "a transaction that only reads",
+    "watcher/shim.py:rehearse": "a file in memory",
     "watcher/state.py:_take_lock": "who owns the folder; void when the process is gone",
     "watcher/state.py:_new_key": "what a failing disk left behind is removed; each start does the same",
     "watcher/state.py:_make": "empty folders, which each start makes if they are missing",
