@@ -200,7 +200,7 @@ class TestTheCommandAndItsGuardAhead:
     async def test_are_no_other_than_ones_that_are_forked_for_the_wake(self, tmp_path: Path, shims: Shims) -> None:
         look = (
             "env | sort | grep -v -e '^_=' -e '^PYTEST_'; pwd; umask;"
-            "grep -E '^(SigBlk|SigIgn|SigCgt|Cap|NoNew|Seccomp|Uid|Gid|Groups)' /proc/$$/status;"
+            "grep -E '^(SigBlk|SigIgn|SigCgt|Cap|NoNew|Seccomp|Uid|Gid|Groups)' /proc/self/status;"
             "cat /proc/$$/limits /proc/$$/oom_score_adj;"
             "set -- $(cat /proc/$$/stat); echo group $(($5 - $$)) session $(($6 - PPID)) terminal $7 nice ${19}"
         )
