@@ -34,19 +34,19 @@ class PairPost(msgspec.Struct):
     from_agent: str | None = None
 
 
-async def send(call: Call) -> ASGIApp:
+def send(call: Call) -> Awaitable[ASGIApp]:
     """POST /api/send."""
-    return await _in_turn(call, _send)
+    return _in_turn(call, _send)
 
 
-async def receive_message(call: Call) -> ASGIApp:
+def receive_message(call: Call) -> Awaitable[ASGIApp]:
     """POST /message, the pair's."""
-    return await _in_turn(call, partial(_pair, "received"))
+    return _in_turn(call, partial(_pair, "received"))
 
 
-async def send_message(call: Call) -> ASGIApp:
+def send_message(call: Call) -> Awaitable[ASGIApp]:
     """POST /send, the pair's."""
-    return await _in_turn(call, partial(_pair, "sent"))
+    return _in_turn(call, partial(_pair, "sent"))
 
 
 async def _in_turn(call: Call, work: Callable[[Call, bytes], Awaitable[ASGIApp]]) -> ASGIApp:
@@ -55,9 +55,9 @@ async def _in_turn(call: Call, work: Callable[[Call, bytes], Awaitable[ASGIApp]]
     Refusing must cost much less than sending: most are refused where they arrive (eventlog/protocol.py), and those who
     are not have a seat. What agents and watchers append otherwise is let through: it makes their queues shorter.
     """
-    body = await call.body()
     if BODY in call.scope:
-        return await work(call, body)
+        return await work(call, call.body_here())
+    body = await call.body()
     call.desk.sends.take()
     try:
         return await work(call, body)
@@ -75,7 +75,9 @@ async def _send(call: Call, body: bytes) -> ASGIApp:
     first = posts[0][1]
     key = _key(call.header(b"idempotency-key"), None if batch else first.key)
     _check_size(call, messages)
-    sent = await _sent(call, messages, sender, key, body)
+    sent = await call.bus.send(
+        messages, sender=sender, key=key, request=_request(call, key, body), visible=call.caller.visible
+    )
     one = not batch and isinstance(first.to_agent, str) and first.to_agent != "*"
     return _answer(sent, sent.answers[0] if one else sent.answers, 200 if sent.replayed else 201)
 
@@ -92,8 +94,8 @@ async def _answering(call: Call, answers: Event, where: str, post: Post) -> Post
 def _one_sender(call: Call, posts: Sequence[tuple[str, Post]]) -> str:
     """Who sends: all messages of one request have one sender."""
     sender = call.caller.sender(posts[0][1].from_agent)
-    others = {post.from_agent for _, post in posts[1:]}
-    if any(call.caller.sender(other).lower() != sender.lower() for other in others):
+    others = {post.from_agent for _, post in posts[1:]} - {posts[0][1].from_agent}
+    if others and any(call.caller.sender(other).lower() != sender.lower() for other in others):
         raise BadRequest("one request has one sender; send each sender's messages by themselves", field="from_agent")
     return sender
 
@@ -118,17 +120,16 @@ def _key(from_header: str | None, in_body: str | None) -> str | None:
     return key
 
 
-async def _sent(call: Call, messages: Sequence[Message], sender: str, key: str | None, body: bytes) -> Sent:
-    """The messages sent. A repeat is recognised by what is asked for, however it is written, without its key; with a
-    reply capability also by the message that it answers, of which the body alone says nothing."""
-    request = b""
-    if key is not None:
-        asked = msgspec.json.decode(body)  # it was read and checked before
-        if isinstance(asked, dict):
-            asked.pop("key", None)
-        answers = {} if call.caller.answers is None else {"answers": call.caller.answers.id}
-        request = canonical({"send": asked, **answers})
-    return await call.bus.send(messages, sender=sender, key=key, request=request, visible=call.caller.visible)
+def _request(call: Call, key: str | None, body: bytes) -> bytes:
+    """What a repeat is recognised by, if there is a key: what is asked for, however it is written, without its key;
+    with a reply capability also the message that it answers, of which the body alone says nothing."""
+    if key is None:
+        return b""
+    asked = msgspec.json.decode(body)  # it was read and checked before
+    if isinstance(asked, dict):
+        asked.pop("key", None)
+    answers = {} if call.caller.answers is None else {"answers": call.caller.answers.id}
+    return canonical({"send": asked, **answers})
 
 
 def _answer(sent: Sent, value: Any, status: int) -> ASGIApp:
@@ -166,7 +167,9 @@ async def _pair(status: str, call: Call, body: bytes) -> ASGIApp:
     if answers is not None:
         await check_within(call.bus, answers, to_agents=[one.to_agent], reply_to=answers.id, thread_id=None)
     key = _key(call.header(b"idempotency-key"), None)
-    sent = await _sent(call, [one], sender, key, body)
+    sent = await call.bus.send(
+        [one], sender=sender, key=key, request=_request(call, key, body), visible=call.caller.visible
+    )
     return _answer(sent, {"status": status}, 200)
 
 

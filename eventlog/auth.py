@@ -106,20 +106,21 @@ class Guard:
         token = None if self._no_auth and not _answers(scope) else _token(scope)
         if self._no_auth and token is None:
             return ANYONE
-        if token is None and query_token is not None:
-            caller = await self._known(query_token)
-            if caller.kind != "auditor":
-                raise Forbidden("only an auditor's token may stand in the query string", field="token")
-            return caller
+        in_query = token is None and query_token is not None
+        token = query_token if in_query else token
         if token is None:
             raise Unauthorized(_UNAUTHORIZED)
-        return await self._known(token)
-
-    async def _known(self, token: str) -> Caller:
         if token.startswith(WAKE_PREFIX):
-            return await self._wake_caller(token)
-        if token.startswith(capability.PREFIX):
-            return await self._reply_caller(token)
+            caller = await self._wake_caller(token)
+        elif token.startswith(capability.PREFIX):
+            caller = await self._reply_caller(token)
+        else:
+            caller = self._known(token)
+        if in_query and caller.kind != "auditor":
+            raise Forbidden("only an auditor's token may stand in the query string", field="token")
+        return caller
+
+    def _known(self, token: str) -> Caller:
         digest = _digest_of(token)
         row = self._bus.token(digest)
         # The look-up is by the digest, of which nothing can be guessed bit by bit; comparing is what decides.

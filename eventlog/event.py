@@ -111,9 +111,8 @@ class Event(msgspec.Struct, frozen=True, dict=True):
         return decoded
 
 
-def fold(name: str) -> str:
-    """The form in which names are compared."""
-    return name.lower()
+#: The form in which names are compared. The method itself, because a function around it would take twice as long.
+fold = str.lower
 
 
 @lru_cache(maxsize=4096)

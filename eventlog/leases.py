@@ -77,12 +77,11 @@ class Leases:
     def saw(self, events: Iterable[Event]) -> None:
         """Note when these events were appended; called once for each, after the store has moved on by them."""
         now = self._now()
+        states = self._store.states()
         for event in events:
             agent = concerned(event)
-            if agent is None:
-                continue
-            state = self._store.agent(agent)
-            if event.event == "message" and state.version < event.id:
+            state = None if agent is None else states.get(agent)
+            if state is None or (event.event == "message" and state.version < event.id):
                 continue  # it changed nothing, so nothing will ask when it was
             self._clock.saw(state, event.id, now)
             self._starts.saw(event, now)

@@ -130,16 +130,16 @@ class EventLog:
 
     # ---- mail -------------------------------------------------------------------------------------------------------
 
-    async def send(
+    def send(
         self, messages: Sequence[Message], *, sender: str, key: str | None, request: bytes, visible: Visible = None
-    ) -> Sent:
+    ) -> Awaitable[Sent]:
         """Append messages from `sender`, all or none; `to_agent` "*" is every known agent but the sender.
 
         `key` makes repeating harmless; `request` is the request's canonical bytes, by which a repeat is recognised.
         Raises BadRequest (unknown_parent, bad_field, no_recipient), KeyReused, and TooManyRequests (loop) where agents
         would talk for ever.
         """
-        return await self._mail.send(messages, sender=sender, key=key, request=request, visible=visible)
+        return self._mail.send(messages, sender=sender, key=key, request=request, visible=visible)
 
     async def inbox(self, agent: str, *, after: int | None = None, limit: int = 100, wait_s: float = 0) -> InboxPage:
         """Messages to `agent` after `after` (None: its acked cursor); waits up to `wait_s` for the first one.

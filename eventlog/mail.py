@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 from eventlog.agents import EVERYONE
-from eventlog.engine import Append, Appended, Engine, Key, Replayed, Stale
+from eventlog.engine import Append, Engine, Key, Replayed, Stale
 from eventlog.errors import BadRequest, Conflict, KeyReused, NotFound, Unavailable
 from eventlog.event import Draft, Event, Message, fold
 from eventlog.follow import Hub
 from eventlog.names import Names
 from eventlog.presence import Presence
 from eventlog.seal import utc_now
-from eventlog.stops import Placed, Stops
+from eventlog.stops import Placed, Refusal, Stops
 from eventlog.store import Store, ThreadCount
 from eventlog.views import Accepted, InboxPage, Sent
 from eventlog.window import Filter
@@ -83,7 +83,14 @@ class Mail:
             if not _KEY.match(key):
                 raise BadRequest("a key is 1 to 255 visible ASCII characters", field="Idempotency-Key")
             once = Key(fold(sender), key, hashlib.sha256(request).digest())
-        done = await self._appended(await self._placed(messages, sender, key, visible), once)
+        placed = await self._placed(messages, sender, key, visible)
+        refusal = self._stops.refusal(placed)
+        if refusal is None:
+            done = await self._engine.append(Append(tuple([one.draft for one in placed]), key=once))
+        else:
+            done = await self._repeated(refusal, once)
+        if isinstance(done, Stale):
+            raise Unavailable("the log could not place these messages; send them again", retry_after_s=1)
         replayed = isinstance(done, Replayed)
         if isinstance(done, Replayed) and once is not None and done.request != once.request:
             raise KeyReused(
@@ -99,17 +106,11 @@ class Mail:
                 unknown += not told[event.agent][0]
         return Sent(tuple([_accepted(event, *told[event.agent]) for event in done.events]), replayed)
 
-    async def _appended(self, messages: Sequence[Placed], once: Key | None) -> Appended | Replayed:
-        """The messages as events, unless they would go on for ever. Raises TooManyRequests (loop).
+    async def _repeated(self, refusal: Refusal, once: Key | None) -> Replayed:
+        """What this key made before. Raises TooManyRequests (loop) if it is new, and would go on for ever.
 
         A repeat is no new message, so it is looked for first; behind whatever still waits to be appended.
         """
-        refusal = self._stops.refusal(messages)
-        if refusal is None:
-            done = await self._engine.append(Append(tuple(one.draft for one in messages), key=once))
-            if isinstance(done, Stale):
-                raise Unavailable("the log could not place these messages; send them again", retry_after_s=1)
-            return done
         if once is not None:
             earlier = await self._engine.append(Append((), expect=NEVER, key=once))
             if isinstance(earlier, Replayed):
@@ -128,12 +129,13 @@ class Mail:
         caused = _UNCAUSED if cause is None else await self._caused(cause)
         parents: dict[tuple[int | None, int | None], _Parent] = {(None, None): caused}
         from_agent = self._store.agent(sender).name
+        named: dict[str, list[str]] = {}
         placed: list[Placed] = []
         for message in messages:
             place = (message.reply_to, message.thread_id)
-            if place not in parents:
-                parents[place] = await self._parent(message, caused, visible)
-            parent = parents[place]
+            parent = parents.get(place)
+            if parent is None:
+                parent = parents[place] = await self._parent(message, caused, visible)
             fields = {"from_agent": from_agent, "type": message.type, **parent.stamped}
             if message.expires is not None:
                 fields["expires"] = message.expires
@@ -141,7 +143,9 @@ class Mail:
                 fields |= {"deadline": message.deadline, "awaits": message.awaits}
             if key is not None:
                 fields["key"] = key
-            recipients = self._recipients(message.to_agent, sender)
+            recipients = named.get(message.to_agent)
+            if recipients is None:
+                recipients = named[message.to_agent] = self._recipients(message.to_agent, sender)
             if len(placed) + len(recipients) > self._recipients_max:
                 raise BadRequest(f"a request may make {self._recipients_max} messages; send several", field="to_agent")
             for name in recipients:

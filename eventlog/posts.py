@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -80,26 +81,39 @@ def messages_of(where: str, post: Post) -> list[Message]:
         raise BadRequest("the text stands in payload and in message; send one of them", field=f"{where}message")
     text: Any = post.message if post.payload is UNSET else post.payload
     payload = b"null" if text is UNSET else compact(text)
-    if _nests(text):
+    kind = type(text)
+    if (kind is dict and _nests(text.values())) or (kind is list and _nests(text)):
         check_depth(payload, within=2 if where else 1)
-    expires = _moment(post.expires, post.expires_in, where, "expires")
-    deadline = _moment(post.deadline, post.deadline_in, where, "deadline")
-    one = Message(
-        to_agent="",
-        payload=payload,
-        type=check_type(post.type, where),
-        thread_id=_check_parent(post.thread_id, where, "thread_id"),
-        reply_to=_check_parent(post.reply_to, where, "reply_to"),
-        expires=expires,
-        deadline=deadline,
-        awaits=_awaits(post.awaits, deadline, where),
-    )
-    return [msgspec.structs.replace(one, to_agent=name) for name in _recipients(post.to_agent, where)]
+    check_type(post.type, where)
+    names = _recipients(post.to_agent, where)
+    # Most of these are seldom there: a call for each that is not would be a tenth of what a post takes.
+    thread_id, reply_to, expires, deadline = post.thread_id, post.reply_to, post.expires, post.deadline
+    if thread_id is not None or reply_to is not None:
+        _check_parent(thread_id, where, "thread_id")
+        _check_parent(reply_to, where, "reply_to")
+    if expires is not None or post.expires_in is not None:
+        expires = _moment(expires, post.expires_in, where, "expires")
+    if deadline is not None or post.deadline_in is not None:
+        deadline = _moment(deadline, post.deadline_in, where, "deadline")
+    awaits = "read" if post.awaits is None else _check_awaits(post.awaits, deadline, where)
+    return [
+        Message(
+            to_agent=name,
+            payload=payload,
+            type=post.type,
+            thread_id=thread_id,
+            reply_to=reply_to,
+            expires=expires,
+            deadline=deadline,
+            awaits=awaits,
+        )
+        for name in names
+    ]
 
 
-def _nests(value: Any) -> bool:
-    """Whether a decoded value holds others that hold others; nearly none does."""
-    kinds = set(map(type, value.values() if type(value) is dict else value)) if type(value) in (dict, list) else ()
+def _nests(values: Iterable[Any]) -> bool:
+    """Whether some of these decoded values hold others; nearly none does."""
+    kinds = set(map(type, values))
     return dict in kinds or list in kinds
 
 
@@ -114,20 +128,25 @@ def _recipients(to_agent: str | list[str] | None, where: str) -> Sequence[str]:
     return names
 
 
+@lru_cache(maxsize=1024)
+def _is_type(kind: str) -> bool:
+    return 1 <= len(kind) <= _TYPE_MAX and kind.isprintable() and " " not in kind
+
+
 def check_type(kind: str, where: str) -> str:
-    if not 1 <= len(kind) <= _TYPE_MAX or not kind.isprintable() or " " in kind:
+    """`kind`, if a message's type can be called so; raises BadRequest otherwise."""
+    if not _is_type(kind):
         raise BadRequest(
             f"{where}type must be 1 to {_TYPE_MAX} visible characters without spaces", field=f"{where}type"
         )
     return kind
 
 
-def _check_parent(message_id: int | None, where: str, name: str) -> int | None:
+def _check_parent(message_id: int | None, where: str, name: str) -> None:
     """Refuses what can be no message's id at all; whether there is one, the log knows."""
     if message_id is not None and not 1 <= message_id <= ID_MAX:
         field = f"{where}{name}"
         raise BadRequest(f"{field}: there is no such message", code="unknown_parent", field=field)
-    return message_id
 
 
 def _moment(time_: str | None, in_s: float | None, where: str, name: str) -> str | None:
@@ -140,9 +159,7 @@ def _moment(time_: str | None, in_s: float | None, where: str, name: str) -> str
     return None if time_ is None else _utc(time_, f"{where}{name}")
 
 
-def _awaits(given: str | None, deadline: str | None, where: str) -> str:
-    if given is None:
-        return "read"
+def _check_awaits(given: str, deadline: str | None, where: str) -> str:
     if given not in AWAITS or deadline is None:
         field = f"{where}awaits"
         raise BadRequest(f"{field} must be one of {', '.join(AWAITS)}, and is for a deadline", field=field)

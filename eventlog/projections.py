@@ -160,7 +160,8 @@ def _named(event: Event) -> list[tuple[str, str, bool]]:
 def _writes(event: Event) -> list[Write]:
     kind, fields = event.event, event.fields
     if kind == "message":
-        return [("put_thread", (fields["thread_id"], event.id, fields.get("hops", 0))), *_deadline(event)]
+        placed: Write = ("put_thread", (fields["thread_id"], event.id, fields.get("hops", 0)))
+        return [placed, *_deadline(event)] if "reply_to" in fields or "deadline" in fields else [placed]
     if kind == "ack":
         return [("read_deadlines", (event.agent, msgspec.convert(fields, _Ack).cursor))]
     if kind == "wake.started":
@@ -206,8 +207,6 @@ def _writes(event: Event) -> list[Write]:
 def _deadline(event: Event) -> list[Write]:
     """What a message says of deadlines: its own, and that of the message which it answers, or is the notice of."""
     fields = event.fields
-    if "reply_to" not in fields and "deadline" not in fields:
-        return []
     writes: list[Write] = []
     if "deadline" in fields and event.sender not in RESERVED:
         told = msgspec.convert(fields, _Deadline)
@@ -230,6 +229,8 @@ class Projector:
         self._before = find
         self.agents: dict[str, Agent] = {}
         self.writes: list[Write] = []
+        # Messages from one agent to another that change no agent, as long as none changes: nearly all do not.
+        self._settled: set[tuple[str, str] | None] = set()
 
     def find(self, name: str) -> Agent | None:
         """The agent with this folded name, as it is now."""
@@ -237,14 +238,21 @@ class Projector:
 
     def apply(self, event: Event) -> None:
         """Follow one event. Raises as `changes` does, and then has followed nothing of it."""
-        agents, writes = changes(event, self.find)
-        for agent in agents:
-            self.agents[fold(agent.state.name)] = agent
+        way = (event.sender, event.agent) if event.event == "message" else None
+        agents, writes = ([], _writes(event)) if way in self._settled else changes(event, self.find)
         self.writes += writes
+        if agents:
+            self._settled.clear()
+            for agent in agents:
+                self.agents[fold(agent.state.name)] = agent
+        elif way is not None:
+            self._settled.add(way)
 
     def take(self, other: "Projector") -> None:
         """Follow what `other` followed, whose `find` was this one's."""
-        self.agents.update(other.agents)
+        if other.agents:
+            self._settled.clear()
+            self.agents.update(other.agents)
         self.writes += other.writes
 
     def write(self, connection: sqlite3.Connection) -> None:

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from eventlog.answers import Answer, Headers, problem
 from eventlog.call import Seats
 from eventlog.errors import BadRequest, EventlogError, TooLarge
-from eventlog.web import ABORT, BODY, WHOLE
+from eventlog.web import ABORT, BODY, WHOLE, by_name
 
 #: Answers a request whose body is in its scope (web.BODY); None if nobody is there any more.
 Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
@@ -195,6 +195,7 @@ class Connection(HttpToolsProtocol):
             if len(self.heads) >= HEADS_MAX:
                 self.heads.clear()
             kept = {name: value for name, value in scope.items() if name not in (ABORT, "client", "state")}
+            by_name(kept)
             self.heads[piece[:end]] = Head(kept, head.length, *direct, keep_alive=head.keep_alive)
         return head
 
@@ -234,13 +235,9 @@ class Connection(HttpToolsProtocol):
 
     def _send(self, answer: Answer, *, keep_alive: bool) -> None:
         """Send a whole answer in one write."""
-        headers = (*self.server_state.default_headers, *answer.headers)
-        if keep_alive and _CLOSE in headers:
-            keep_alive = False
-        elif not keep_alive and _CLOSE not in headers:
-            headers = (*headers, _CLOSE)
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (STATUS_LINE[answer.status], _lines(headers), len(answer.body))
-        self.transport.write(head + answer.body)
+        lines, keep_alive = _lines(tuple(self.server_state.default_headers), answer.headers, keep_alive)
+        body = answer.body
+        self.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[answer.status], lines, len(body), body))
         if not keep_alive:
             self.transport.close()
 
@@ -323,9 +320,12 @@ class Connection(HttpToolsProtocol):
 
 
 @lru_cache(maxsize=256)
-def _lines(headers: Headers) -> bytes:
-    """Headers as they go over the wire."""
-    return b"".join(b"%b: %b\r\n" % header for header in headers)
+def _lines(always: Headers, more: Headers, keep_alive: bool) -> tuple[bytes, bool]:
+    """An answer's headers as they go over the wire, and whether the connection is kept after it."""
+    headers = (*always, *more)
+    if not keep_alive and _CLOSE not in headers:
+        headers = (*headers, _CLOSE)
+    return b"".join(b"%b: %b\r\n" % header for header in headers), _CLOSE not in headers
 
 
 def limited(header_limit_bytes: int, header_timeout_s: float, direct: Direct) -> type[Connection]:

@@ -3,6 +3,8 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 import msgspec
 import structlog
@@ -29,6 +31,9 @@ REASONS = {
     "pair_rate": ("pair_rate_max", "they answered each other more than {limit} times a minute"),
     "cycle": ("cycle_steps_max", "they went round and round for {limit} messages in one rhythm"),
 }
+
+#: What events must share to be taken in together.
+_WAY = attrgetter("event", "sender", "agent")
 
 _log = structlog.get_logger()
 
@@ -113,14 +118,15 @@ class Stops:
     def saw(self, events: Iterable[Event]) -> None:
         """Take in events that have just become durable, in order."""
         now = self._now()
-        for event in events:
-            if event.event == "message":
-                self._saw_message(event, now)
-            elif event.event == "thread.stopped":
-                self._standing[event.id] = _stopped(event)
+        for (kind, sender, recipient), run in groupby(events, _WAY):
+            if kind == "message":
+                self._saw_messages(list(run), sender, recipient, now)
+            elif kind == "thread.stopped":
+                self._standing |= {event.id: _stopped(event) for event in run}
                 self._index()
-            elif event.event == "thread.resumed":
-                self._resume(event)
+            elif kind == "thread.resumed":
+                for event in run:
+                    self._resume(event)
 
     def of_agent(self, name: str) -> tuple[Stopped, ...]:
         """The stops that concern an agent, oldest first."""
@@ -137,14 +143,16 @@ class Stops:
             draft = Draft("thread.resumed", {"thread": thread, "by": by})
             await self._engine.append(Append((draft,), key=_key(f"resumed {newest}")))
 
-    def _saw_message(self, event: Event, now: float) -> None:
-        sender, recipient = event.sender, event.agent
+    def _saw_messages(self, events: Sequence[Event], sender: str, recipient: str, now: float) -> None:
+        """Take in messages of one way, with nothing in between."""
         if sender in RESERVED:
             self._rings.began(recipient)
         elif recipient not in RESERVED and recipient != sender:
-            fields = event.fields
-            self._pairs.saw(sender, recipient, fields.get("hops", 0), fields["thread_id"], now)
-            self._rings.saw(sender, recipient, fields["thread_id"], now)
+            for event in events:
+                fields = event.fields
+                self._pairs.saw(sender, recipient, fields.get("hops", 0), fields["thread_id"], now)
+            # A path is that of the newest message, whatever came before it on the same way.
+            self._rings.saw(sender, recipient, events[-1].fields["thread_id"], now)
 
     def _resume(self, event: Event) -> None:
         thread = event.fields["thread"]

@@ -44,14 +44,19 @@ _T = TypeVar("_T")
 _BY_NAME = "eventlog.headers"
 
 
+def by_name(scope: Scope) -> dict[bytes, list[str]]:
+    """The headers' values by their names, kept in the scope."""
+    known: dict[bytes, list[str]] | None = scope.get(_BY_NAME)
+    if known is None:
+        known = scope[_BY_NAME] = {}
+        for key, value in scope["headers"]:
+            known.setdefault(key, []).append(value.decode("latin-1").strip())
+    return known
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """The value of a header, None if it is not there. Raises BadRequest if it is there twice."""
-    by_name: dict[bytes, list[str]] | None = scope.get(_BY_NAME)
-    if by_name is None:
-        by_name = scope[_BY_NAME] = {}
-        for key, value in scope["headers"]:
-            by_name.setdefault(key, []).append(value.decode("latin-1").strip())
-    values = by_name.get(name)
+    values = by_name(scope).get(name)
     if values is None:
         return None
     if len(values) > 1:

@@ -50,32 +50,30 @@ class Slice(msgspec.Struct, frozen=True):
     hidden: int
 
 
-class Entry:
+class Entry(msgspec.Struct, gc=False):
     """One event, with what filters ask for. Its frame is made for the first who is shown it: many are for nobody here.
 
-    `size` is about how many bytes it holds, before and after that.
+    `size` is about how many bytes it holds, before and after that: header and payload are let go of then. It does not
+    hold the event itself, which has its fields decoded, too.
     """
 
-    __slots__ = ("_frame", "_parts", "agent", "id", "kind", "sender", "size")
-
-    def __init__(self, event: Event) -> None:
-        self.id = event.id
-        self.kind = event.event
-        self.agent = event.agent
-        self.sender = event.sender
-        # Not the event itself: it holds its fields decoded, too.
-        self._parts: tuple[bytes, bytes | None] | None = (event.header, event.payload)
-        self._frame = b""
-        self.size = FRAME_BYTES + len(event.header) + len(event.payload or b"")
+    id: int
+    kind: str
+    agent: str
+    sender: str
+    header: bytes
+    payload: bytes | None
+    size: int
+    made: bytes = b""
 
     @property
     def frame(self) -> bytes:
         """The event as its frame."""
-        if self._parts is not None:
-            event = Event(self.id, self.kind, self.agent, self.sender, *self._parts, b"")
-            self._frame = encode_event(self.id, event.json(), self.kind)
-            self._parts = None
-        return self._frame
+        if not self.made:
+            event = Event(self.id, self.kind, self.agent, self.sender, self.header, self.payload, b"")
+            self.made = encode_event(self.id, event.json(), self.kind)
+            self.header, self.payload = b"", None
+        return self.made
 
 
 def _cut(entries: Sequence[Entry], shows: Callable[[str, str, str], bool], after: int) -> Slice:
@@ -112,14 +110,15 @@ class Window:
         """Take in what was just appended, in order; let go of the oldest."""
         self._share_anew()
         for event in events:
-            if event.event == "redacted":
+            id_, kind, header, payload = event.id, event.event, event.header, event.payload
+            if kind == "redacted":
                 # Any frame may hold the payload that is gone now; the store has what may still be shown.
-                self._drop(len(self._ids), event.id)
+                self._drop(len(self._ids), id_)
                 continue
-            taken = Entry(event)
-            self._ids.append(event.id)
-            self._entries.append(taken)
-            self._bytes += taken.size
+            size = FRAME_BYTES + len(header) + (0 if payload is None else len(payload))
+            self._ids.append(id_)
+            self._entries.append(Entry(id_, kind, event.agent, event.sender, header, payload, size))
+            self._bytes += size
         surplus = max(0, len(self._ids) - self._events_max)
         over = self._bytes - sum(one.size for one in self._entries[:surplus]) - self._bytes_max
         while over > 0:

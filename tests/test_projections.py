@@ -15,7 +15,7 @@ from eventlog import database, maintenance
 from eventlog.agents import Limits
 from eventlog.engine import Append, Appended
 from eventlog.event import Draft
-from eventlog.projections import TABLES, changes
+from eventlog.projections import TABLES, Projector, changes
 from eventlog.seal import seal
 from eventlog.sqlite_engine import SqliteEngine
 from eventlog.store import Store
@@ -187,3 +187,20 @@ def test_changes_is_pure(draft: Draft) -> None:
     first = changes(event, find)
     assert changes(event, find) == first
     assert all(agent.state.version in (0, 31) for agent in first[0])
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["followed", "taken over"])
+def test_a_way_that_changed_no_agent_is_looked_at_anew_once_an_agent_has_changed(apart: bool) -> None:
+    woken = [started(1, agent="tony"), finished(3, agent="tony")]
+    drafts = [message(), message(), *woken]
+    projector = Projector(lambda name: None)
+    for id_, draft in enumerate([*drafts, message()], start=1):
+        event, _ = seal(draft, id_, "2026-01-01T00:00:00.000000Z", bytes(32), None, 0, bytes(16))
+        if apart and draft in woken:
+            request = Projector(projector.find)
+            request.apply(event)
+            projector.take(request)
+        else:
+            projector.apply(event)
+    # A message of an agent with an ack due is a sign of life.
+    assert projector.agents["tony"].state.activity == 5

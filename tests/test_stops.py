@@ -3,19 +3,25 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventlog import maintenance, stops
+from eventlog.agents import AgentState
 from eventlog.errors import NotFound, TooManyRequests
 from eventlog.event import Message
 from eventlog.log import EventLog
+from eventlog.seal import seal
+from eventlog.stops import Placed, Stops
 from eventlog.views import Accepted
 from eventlog.wakes import Report
+from tests.appends import message
 from tests.logs import opened, report, send, wake
 
 pytestmark = pytest.mark.anyio
@@ -378,3 +384,56 @@ async def test_a_lively_fleet_is_never_refused(tmp_path: Path) -> None:
             await log.send(bulk, sender=names[6], key=None, request=b"")
         await send(log, names[6], sender=names[7])
         assert await stopped(log) == []
+
+
+NAMES = st.sampled_from(("ann", "bob", "cat", "admin"))
+RING = (("ann", "bob"), ("bob", "cat"), ("cat", "ann"))
+
+
+def runs(ways: Sequence[tuple[str, str]], hops: int) -> st.SearchStrategy[list[tuple[str, str, int]]]:
+    """These ways one after the other, some of them more than once in a row."""
+    times = st.lists(st.integers(1, 3), min_size=len(ways), max_size=len(ways))
+    return times.map(lambda many: [(*way, hops) for way, n in zip(ways, many, strict=True) for _ in range(n)])
+
+
+#: Messages between any of these, some that go round between three of them, and some to and fro between two.
+WAYS = st.lists(st.tuples(NAMES, NAMES, st.integers(0, 3)), max_size=10)
+PARTS = st.lists(WAYS | runs(RING, 1) | runs((("ann", "bob"), ("bob", "ann")), 0), max_size=12)
+
+
+class Spelled:
+    """Names as the log would spell them, were there one: nothing else is looked up, and nothing appended."""
+
+    @staticmethod
+    def agent(name: str) -> AgentState:
+        return AgentState(name)
+
+
+@given(
+    ways=PARTS.map(lambda parts: list(itertools.chain.from_iterable(parts))),
+    cuts=st.lists(st.integers(0, 60)),
+)
+def test_what_comes_in_one_commit_counts_as_it_would_one_by_one(
+    ways: list[tuple[str, str, int]], cuts: list[int]
+) -> None:
+    """Messages of one way that come together are taken in at once."""
+    events = [
+        seal(message(to, sender, hops=hops), id_, "2026-01-01T00:00:00Z", bytes(32), None, 0, bytes(16))[0]
+        for id_, (sender, to, hops) in enumerate(ways, start=1)
+    ]
+    limits = stops.LoopLimits(pair_rate_max=4, cycle_steps_max=8)
+    store: Any = Spelled()
+    singly, at_once = (Stops(store, store, limits, monotonic=lambda: 1000.0) for _ in range(2))
+    for event in events:
+        singly.saw([event])
+    for begin, end in itertools.pairwise(sorted({0, len(events), *(cut for cut in cuts if cut < len(events))})):
+        at_once.saw(events[begin:end])
+    for sender, to in itertools.permutations(("ann", "bob", "cat"), 2):
+        more = [Placed(message(to, sender))]
+        refusals = [_told(one, more) for one in (singly, at_once)]
+        assert refusals[0] == refusals[1]
+
+
+def _told(one: Stops, more: list[Placed]) -> tuple[str, int] | None:
+    refusal = one.refusal(more)
+    return None if refusal is None else (refusal.reason, refusal.thread)
