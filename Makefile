@@ -52,13 +52,16 @@ clean: ## remove .venv, caches and builds; the logs in var/ stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Installed anew whenever what is to be installed changes.
+# Installed anew whenever what is to be installed changes. The system's Python before others: distributions build theirs
+# with profiles, which takes 10 % off what an append costs (docs/explanation/performance.md).
 $(STAMP): pyproject.toml constraints.txt
-	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
-	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	@for python in $(PYTHON) /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    found=$$python; break; fi; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "make: no Python 3.11 or newer found; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; \
+	  echo "make: no Python 3.11 or newer found that can make a venv; install one (on Debian: python3-venv)," \
+	    "or name it: make PYTHON=/path/to/python" >&2; exit 1; \
 	fi; \
 	echo "setting up $(VENV) with $$($$found -V) (it may take a minute) ..."; \
 	$(PY) -c '' 2>/dev/null || $$found -m venv --clear $(VENV) || \
