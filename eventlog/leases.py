@@ -11,11 +11,13 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from eventlog.agents import EVERYONE, AgentState, Limits, Segment, Wake, concerned
+from eventlog.covered import FIRST_MAX, MESSAGES_MAX, among, fitting
 from eventlog.crashpoint import reached
 from eventlog.drafts import acked, answer, finished, last_words, ran_out
 from eventlog.engine import Append, Appended, Engine, Key
 from eventlog.errors import Conflict, NotFound, Unavailable
 from eventlog.event import RESERVED, Draft, Event, fold
+from eventlog.seal import wall_now
 from eventlog.starts import STARTS_MAX, Starts
 from eventlog.stops import Placed, Stops
 from eventlog.store import Store, WakeRow
@@ -39,10 +41,6 @@ from eventlog.wakes import (
 KEY_SCOPE = "wake:"
 #: The most dead letters in one transaction; the rest follow in the next.
 DEAD_LETTERS_MAX = 200
-#: How much of the messages goes along with a wake, bytes of JSON.
-MESSAGES_BYTES_MAX = 64 * 1024
-#: How many messages are read to fill that.
-MESSAGES_MAX = 500
 #: How often one ask decides anew because the agent's state moved, before it gives up.
 DECISIONS_MAX = 10_000
 #: After a restore, nothing is granted for at least so long, seconds [R16].
@@ -98,26 +96,29 @@ class Leases:
             self._asked_lease_s = max(self._asked_lease_s, ask.limits.lease_s)
         async with self._turn(ask.agent):
             for _ in range(DECISIONS_MAX):
-                # At once: each look at the log is a way to another thread and back. What the wake covers is looked up
-                # before it is granted, too: it stays so as long as the agent's state does.
-                (state, decision), used = await asyncio.gather(
-                    self._settled(ask.agent, ask.limits), self._store.wake_by_key(ask.key)
-                )
+                state, decision, first = await self._settled(ask.agent, ask.limits)
+                if isinstance(decision, Grant):
+                    reached("bus.ask.decided")
+                    # Looked up before the wake is granted: it stays so as long as the agent's state does.
+                    covered = among(first, ask.limits, decision) or await self._covered(
+                        state, ask.limits, decision.after, decision.through
+                    )
+                    if await self._start(ask, state, decision, covered):
+                        reached("bus.ask.granted")
+                        state = self._store.agent(ask.agent)
+                        assert state.wake is not None
+                        return self._granted(state, state.wake, covered, again=False)
+                # Looked for last: nothing is appended under a key that was used, and each look at the log is a way to
+                # another thread and back.
+                used = await self._store.wake_by_key(ask.key)
                 if used is not None:
-                    wake = state.in_flight
+                    wake = self._store.agent(ask.agent).in_flight
                     if wake is None or wake.id != used.id:
                         return Nothing("closed", 0)
                     covered = await self._covered(state, wake.limits, wake.after, wake.through)
                     return self._granted(state, wake, covered, again=True)
                 if isinstance(decision, Nothing):
                     return decision
-                reached("bus.ask.decided")
-                covered = await self._covered(state, ask.limits, decision.after, decision.through)
-                if await self._start(ask, state, decision, covered):
-                    reached("bus.ask.granted")
-                    state = self._store.agent(ask.agent)
-                    assert state.wake is not None
-                    return self._granted(state, state.wake, covered, again=False)
         raise Unavailable("the agent's state keeps moving; ask again", retry_after_s=1)
 
     async def report(self, wake_id: int, report: Report) -> WakeRow:
@@ -152,7 +153,8 @@ class Leases:
     async def preview(self, agent: str) -> Decision:
         """What an ask with the agent's last limits would be told; appends nothing."""
         state = self._store.agent(agent)
-        return await self._decide(state, state.limits)
+        decision, _ = await self._decide(state, state.limits)
+        return decision
 
     def cause(self, sender: str) -> int | None:
         """The id of the message that what `sender` sends now comes from: the newest that its latest wake covered, if
@@ -215,11 +217,12 @@ class Leases:
             for s in state.segments
         )
 
-    async def _settled(self, agent: str, limits: Limits) -> tuple[AgentState, Grant | Nothing]:
-        """Close what ran out and bury what is dead, until it is known whether a wake is due."""
+    async def _settled(self, agent: str, limits: Limits) -> tuple[AgentState, Grant | Nothing, Sequence[Event]]:
+        """Close what ran out and bury what is dead, until it is known whether a wake is due; with the agent's first
+        living messages, FIRST_MAX at most."""
         for _ in range(DECISIONS_MAX):
             state = self._store.agent(agent)
-            decision = await self._decide(state, limits)
+            decision, first = await self._decide(state, limits)
             if isinstance(decision, RanOut):
                 reached("bus.lease.ran_out")
                 await self._append(state, [ran_out(state, decision.wake)])
@@ -231,15 +234,15 @@ class Leases:
                     await self._append(state, letters)
                     reached("bus.letters.appended")
             else:
-                return state, decision
+                return state, decision, first
         raise Unavailable("the agent's state keeps moving; ask again", retry_after_s=1)
 
-    async def _decide(self, state: AgentState, limits: Limits) -> Decision:
-        spans = () if state.in_flight else await self._store.spans(state, wall_now())
+    async def _decide(self, state: AgentState, limits: Limits) -> tuple[Decision, Sequence[Event]]:
+        spans, first = ((), ()) if state.in_flight else await self._store.unread_of(state, wall_now(), FIRST_MAX)
         paused = self._store.agent(EVERYONE).paused
         quiet = {"quiet_s": self._quiet_s, "quiet_since": self._quiet_since}
         starts = await self._latest_starts(state.name) if limits.max_wakes_per_hour else ()
-        return decide(state, spans, limits, self._now(), self._clock, paused=paused, starts=starts, **quiet)
+        return decide(state, spans, limits, self._now(), self._clock, paused=paused, starts=starts, **quiet), first
 
     async def _latest_starts(self, agent: str) -> tuple[float, ...]:
         """When the agent's latest wakes started, those of before this process too."""
@@ -280,19 +283,10 @@ class Leases:
         return await self._store.living(state.name, max(after, state.cursor), through, MESSAGES_MAX, wall_now())
 
     def _granted(self, state: AgentState, wake: Wake, covered: Sequence[Event], *, again: bool) -> Granted:
-        """The wake with as many of its messages as may go along; a run's one goes along however large it is."""
+        """The wake with as many of its messages as may go along."""
         age_s = round(max(0.0, self._now() - self._clock.at(state, wake.id)), 3) if again else 0.0
-        if wake.limits.deliver == "each":
-            return Granted(state.name, wake, tuple(covered), False, age_s, again)
-        fitting: list[Event] = []
-        room = MESSAGES_BYTES_MAX
-        for message in covered:
-            room -= len(message.json()) + 1
-            if room < 0:
-                break
-            fitting.append(message)
-        truncated = len(fitting) < len(covered) or len(covered) == MESSAGES_MAX
-        return Granted(state.name, wake, tuple(fitting), truncated, age_s, again)
+        messages, truncated = fitting(covered, wake.limits)
+        return Granted(state.name, wake, messages, truncated, age_s, again)
 
     async def _reply(self, row: WakeRow, report: Report) -> tuple[list[Draft], Report]:
         """The reply that an ok brings along, and the report: a reply that would go on for ever is left out, and the
@@ -338,11 +332,6 @@ class Leases:
         lock = self._turns.setdefault(fold(agent), asyncio.Lock())
         async with lock:
             yield
-
-
-def wall_now() -> str:
-    """The wall clock as RFC 3339 in UTC; only `expires` is compared with it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _token_life_s(limits: Limits) -> float:

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from eventlog.event import Draft, Event, Message, fold
 from eventlog.follow import Hub
 from eventlog.names import Names
 from eventlog.presence import Presence
-from eventlog.seal import utc_now
+from eventlog.seal import wall_now
 from eventlog.stops import Placed, Refusal, Stops
 from eventlog.store import Store, ThreadCount
 from eventlog.views import Accepted, InboxPage, Sent
@@ -280,11 +279,6 @@ class Mail:
 
 def _accepted(event: Event, known: bool, watched: bool, nearest: tuple[str, ...]) -> Accepted:
     return Accepted(event.id, event.hash.hex(), event.fields["thread_id"], "accepted", known, watched, nearest)
-
-
-def wall_now() -> str:
-    """The wall clock as events show it; of what is sent only `expires` and `deadline` are compared with it."""
-    return utc_now(time.time())
 
 
 def expired(event: Event, wall: str) -> bool:

@@ -4,8 +4,9 @@ from eventlog.agents import EVERYONE, AgentState
 from eventlog.errors import NotFound
 from eventlog.event import RESERVED, fold
 from eventlog.leases import Leases
-from eventlog.mail import Visible, wall_now
+from eventlog.mail import Visible
 from eventlog.presence import Presence
+from eventlog.seal import wall_now
 from eventlog.stops import Stops
 from eventlog.store import Store, WakeRow
 from eventlog.views import AgentView, NextWake, WakeView

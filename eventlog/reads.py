@@ -237,9 +237,11 @@ def count_living(connection: sqlite3.Connection, agent: str, after: int, limit: 
     return int(row[0])
 
 
-def spans(connection: sqlite3.Connection, state: AgentState, wall: str) -> tuple[Span, ...]:
-    """The agent's messages past its cursor that are neither expired nor dead, as stretches that one segment says the
-    same of; as many questions as there are segments, however many messages wait."""
+def unread_of(
+    connection: sqlite3.Connection, state: AgentState, wall: str, limit: int
+) -> tuple[tuple[Span, ...], list[Event]]:
+    """The agent's messages past its cursor that are neither expired nor dead: as stretches that one segment says the
+    same of (as many questions as there are segments, however many messages wait), and the first `limit` of them."""
     found = []
     values: dict[str, object] = {"agent": fold(state.name), "wall": wall}
     with snapshot(connection):
@@ -252,7 +254,8 @@ def spans(connection: sqlite3.Connection, state: AgentState, wall: str) -> tuple
             previous = connection.execute(SQL["message_before"], values | {"id": first[0]}).fetchone()
             before = max(state.cursor, previous[0] if previous else 0)
             found.append(Span(segment, first[0], last[0], before))
-    return tuple(found)
+        messages = living(connection, state.name, state.cursor, found[-1].last, limit, wall) if found else []
+    return tuple(found), messages
 
 
 def _stretches(state: AgentState) -> Iterator[tuple[Segment | None, int, int]]:

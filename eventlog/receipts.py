@@ -9,7 +9,8 @@ import msgspec
 
 from eventlog.event import Event
 from eventlog.follow import Hub
-from eventlog.mail import expired, wall_now
+from eventlog.mail import expired
+from eventlog.seal import wall_now
 from eventlog.store import Store, WakeRow
 from eventlog.views import Covered, Died, Passed, Receipt
 from eventlog.window import Filter

@@ -1,6 +1,7 @@
 """Seal: a draft becomes an event with id, time and hash; what of its fields has a column of its own."""
 
 import os
+import time
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -117,10 +118,15 @@ def utc_now(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def instant(time: str) -> str:
+def wall_now() -> str:
+    """The wall clock as events show it; of what is sent only `expires` and `deadline` are compared with it."""
+    return utc_now(time.time())
+
+
+def instant(time_: str) -> str:
     """An RFC 3339 time in the one spelling that compares as text: UTC, microseconds, Z. Raises ValueError if none."""
-    moment = datetime.fromisoformat(time)
+    moment = datetime.fromisoformat(time_)
     if moment.tzinfo is None:
-        raise ValueError(f"{time!r} names no time zone")
+        raise ValueError(f"{time_!r} names no time zone")
     # Not strftime: what it makes of a year before 1000 has fewer than four digits.
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -171,9 +171,9 @@ class Store:
         """How many messages past the agent's cursor are neither dead nor expired; counted up to `limit`."""
         return await self._read(reads.count_living, state.name, state.cursor, limit, wall)
 
-    async def spans(self, state: AgentState, wall: str) -> tuple[Span, ...]:
-        """Those messages as stretches that one segment of `state` says the same of, in order."""
-        return await self._read(reads.spans, state, wall)
+    async def unread_of(self, state: AgentState, wall: str, limit: int) -> tuple[tuple[Span, ...], list[Event]]:
+        """Those messages as stretches that one segment of `state` says the same of, in order; and the first `limit`."""
+        return await self._read(reads.unread_of, state, wall, limit)
 
     async def replies(self, message_id: int, limit: int = ANSWER_MAX) -> list[int]:
         """The ids of the messages that answer this one."""

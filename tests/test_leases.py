@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from eventlog.agents import Limits
+from eventlog.covered import FIRST_MAX, MESSAGES_BYTES_MAX
 from eventlog.engine import Append, Appended
 from eventlog.errors import Conflict, NotFound
 from eventlog.event import Draft
-from eventlog.leases import DEAD_LETTERS_MAX, MESSAGES_BYTES_MAX, QUIET_S, Leases
+from eventlog.leases import DEAD_LETTERS_MAX, QUIET_S, Leases
 from eventlog.maintenance import backup
 from eventlog.sqlite_engine import SqliteEngine
 from eventlog.stops import Stops
@@ -116,6 +117,15 @@ async def test_a_run_is_given_its_message_whole_and_again_whatever_became_of_it(
     assert ([m.id for m in first.messages], first.messages[0].payload, first.truncated) == ([sent], large, False)
     await bench.ack(sent)
     assert (await bench.granted("k1", limits=RUNS)).messages == first.messages
+
+
+@pytest.mark.parametrize("waiting", [1, FIRST_MAX - 1, FIRST_MAX, FIRST_MAX + 1, 3 * FIRST_MAX])
+async def test_a_wake_has_all_it_covers_however_many_were_read_first(bench: Bench, waiting: int) -> None:
+    sent = [await bench.message() for _ in range(waiting)]
+    granted = await bench.granted("k1")
+    assert ([m.id for m in granted.messages], granted.wake.through, granted.truncated) == (sent, sent[-1], False)
+    again = await bench.granted("k1")
+    assert (again.messages, again.again) == (granted.messages, True)
 
 
 async def test_a_run_for_what_the_bus_said_answers_nobody(bench: Bench) -> None:

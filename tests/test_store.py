@@ -92,20 +92,20 @@ class TestSpans:
         ids = await put(engine, *(message() for _ in range(6)), message(to="bo"))
         wake = (await put(engine, started(ids[3], after=ids[1])))[0]
         covered = Segment(ids[1], ids[3], attempts=1)
-        assert await store.spans(store.agent("mel"), WALL) == (
+        assert (await store.unread_of(store.agent("mel"), WALL, 10))[0] == (
             Span(None, ids[0], ids[1], 0),
             Span(covered, ids[2], ids[3], ids[1]),
             Span(None, ids[4], ids[5], ids[3]),
         )
         await put(engine, finished(wake, "failed"), ack(ids[0]))
-        assert await store.spans(store.agent("mel"), WALL) == (Span(None, ids[1], ids[5], ids[0]),)
+        assert (await store.unread_of(store.agent("mel"), WALL, 10))[0] == (Span(None, ids[1], ids[5], ids[0]),)
 
     async def test_before_is_the_agent_s_own_message_even_one_that_expired(
         self, log: tuple[SqliteEngine, Store]
     ) -> None:
         engine, store = log
         ids = await put(engine, message(expires=PAST), message(to="bo"), message(), message(expires=PAST))
-        assert await store.spans(store.agent("mel"), WALL) == (Span(None, ids[2], ids[2], ids[0]),)
+        assert (await store.unread_of(store.agent("mel"), WALL, 10))[0] == (Span(None, ids[2], ids[2], ids[0]),)
 
     async def test_dead_ones_are_no_span_and_settled_ones_are(self, log: tuple[SqliteEngine, Store]) -> None:
         engine, store = log
@@ -114,15 +114,15 @@ class TestSpans:
         await put(engine, finished(3, "ok"), started(ids[1], after=ids[0], key="k2"))
         await put(engine, finished(5, "failed"))
         await put(engine, Draft("dead_letter", {"message_id": ids[1], "agent": "mel", "reason": "r", "attempts": 1}))
-        assert await store.spans(store.agent("mel"), WALL) == (
+        assert (await store.unread_of(store.agent("mel"), WALL, 10))[0] == (
             Span(Segment(0, ids[0], settled=True), ids[0], ids[0], 0),
         )
 
     async def test_nothing_unread_is_no_span(self, log: tuple[SqliteEngine, Store]) -> None:
         engine, store = log
-        assert await store.spans(store.agent("nobody"), WALL) == ()
+        assert (await store.unread_of(store.agent("nobody"), WALL, 10))[0] == ()
         await put(engine, message(), ack(1))
-        assert await store.spans(store.agent("mel"), WALL) == ()
+        assert (await store.unread_of(store.agent("mel"), WALL, 10))[0] == ()
 
 
 class TestWakes:

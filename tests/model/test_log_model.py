@@ -81,7 +81,7 @@ class LogModel(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp())
         self.folder = self.home / "first"
         VirtualTime.moment = self.log.wall()
-        self.patched = mock.patch.object(leases, "datetime", VirtualTime)
+        self.patched = mock.patch.multiple(leases, datetime=VirtualTime, wall_now=self.log.wall_text)
         self.patched.start()
         self.run(self._open())
 
@@ -310,7 +310,10 @@ class LogModel(RuleBasedStateMachine):
         ]
         assert [e.id for e in await store.living(agent, after, 10**9, limit, wall)] == living[:limit]
         assert await store.unread(state, wall) == len(log.alive(agent, state.cursor))
-        assert await store.spans(state, wall) == log.spans(agent)
+        spans, first = await store.unread_of(state, wall, limit)
+        assert spans == log.spans(agent)
+        past = [event.id for event in log.alive(agent, state.cursor) if spans and event.id <= spans[-1].last]
+        assert [event.id for event in first] == past[:limit]
         mine = [row.id for row in log.wake_rows() if row.agent == agent]
         assert [row.id for row in await store.wakes_of(agent, limit)] == mine[::-1][:limit]
 
