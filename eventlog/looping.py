@@ -1,6 +1,7 @@
 """Looping: a Net for programs with an event loop of asyncio."""
 
 import asyncio
+import socket
 import ssl
 from typing import Any
 
@@ -16,15 +17,27 @@ sleep = asyncio.sleep
 async def connect(host: str, port: int, *, tls: bool, timeout_s: float) -> "_Connection":
     """See http1.Net."""
     context = ssl.create_default_context() if tls else None
-    # Another loop, such as an agent's author may have chosen, tries one address after the other.
-    own = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop)
-    next_address: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS_S} if own else {}
+    # Another loop, such as an agent's author may have chosen, tries one address after the other. Where there is but one
+    # there is no race to be run: asyncio's loses its winner, open, if who waits for it is cancelled just then.
+    race = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop) and not _is_address(host)
+    next_address: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS_S} if race else {}
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=READ_BYTES, **next_address)
     sock = writer.get_extra_info("socket")
     for option in tcp.options():
         sock.setsockopt(*option)
     return _Connection(reader, writer)
+
+
+def _is_address(host: str) -> bool:
+    """Whether this is an address of IPv4 or IPv6, and no name."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return True
+    return False
 
 
 class _Connection:
