@@ -64,8 +64,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    "or name it: make PYTHON=/path/to/python" >&2; exit 1; \
 	fi; \
 	echo "setting up $(VENV) with $$($$found -V) (it may take a minute) ..."; \
-	$(PY) -c '' 2>/dev/null || $$found -m venv --clear $(VENV) || \
-	  { echo "make: $$found cannot make a venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PY) -c '' 2>/dev/null || $$found -m venv --clear $(VENV)
 	@$(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
 	  { echo "make: installing the dependencies failed; see above" >&2; exit 1; }
 	@touch $(STAMP)

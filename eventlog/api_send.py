@@ -55,9 +55,9 @@ async def _in_turn(call: Call, work: Callable[[Call, bytes], Awaitable[ASGIApp]]
     Refusing must cost much less than sending: most are refused where they arrive (eventlog/protocol.py), and those who
     are not have a seat. What agents and watchers append otherwise is let through: it makes their queues shorter.
     """
-    if BODY in call.scope:
-        return await work(call, call.body_here())
     body = await call.body()
+    if BODY in call.scope:
+        return await work(call, body)
     call.desk.sends.take()
     try:
         return await work(call, body)
@@ -94,8 +94,8 @@ async def _answering(call: Call, answers: Event, where: str, post: Post) -> Post
 def _one_sender(call: Call, posts: Sequence[tuple[str, Post]]) -> str:
     """Who sends: all messages of one request have one sender."""
     sender = call.caller.sender(posts[0][1].from_agent)
-    others = {post.from_agent for _, post in posts[1:]} - {posts[0][1].from_agent}
-    if others and any(call.caller.sender(other).lower() != sender.lower() for other in others):
+    others = {post.from_agent for _, post in posts[1:]}
+    if any(call.caller.sender(other).lower() != sender.lower() for other in others):
         raise BadRequest("one request has one sender; send each sender's messages by themselves", field="from_agent")
     return sender
 

@@ -149,11 +149,6 @@ class Call:
         require_json(self.scope)
         return await self._read()
 
-    def body_here(self) -> bytes:
-        """The same of a request that came whole (web.BODY)."""
-        require_json(self.scope)
-        return self._within(self.scope[BODY])
-
     async def read(self, kind: type[_Body]) -> _Body:
         """The body as one JSON object of the shape `kind`."""
         return read_object(await self.body(), kind)
@@ -168,7 +163,9 @@ class Call:
     async def _read(self) -> bytes:
         here: bytes | None = self.scope.get(BODY)
         if here is not None:
-            return self._within(here)
+            if len(here) > self.config.body_limit_bytes:
+                raise too_large(self.config.body_limit_bytes)
+            return here
         waits = WHOLE not in self.scope
         body = await read_body(
             self.scope,
@@ -178,11 +175,6 @@ class Call:
         )
         if waits:
             await self.check_token()  # a client takes its time to send a body
-        return body
-
-    def _within(self, body: bytes) -> bytes:
-        if len(body) > self.config.body_limit_bytes:
-            raise too_large(self.config.body_limit_bytes)
         return body
 
     def seen(self, agent: str) -> None:

@@ -1,12 +1,12 @@
 """The gate that every request passes: Host and Origin are checked, so that only allowed web pages reach the bus."""
 
-import ipaddress
 import re
 import socket
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from eventlog.addresses import is_address
 from eventlog.answers import problem
 from eventlog.errors import BadHost, EventlogError, Forbidden
 from eventlog.web import header
@@ -60,7 +60,7 @@ class Gate:
         if parts is None:
             return False
         name = parts["name"].lower().rstrip(".")
-        return name == "localhost" or name in self._hosts or "*" in self._hosts or _is_address(name)
+        return name == "localhost" or name in self._hosts or "*" in self._hosts or is_address(name)
 
     def _is_own(self, origin: str, host: str) -> bool:
         parts = _ORIGIN.fullmatch(origin.lower())
@@ -71,11 +71,3 @@ def own_names() -> tuple[str, ...]:
     """The names by which this machine is known to itself and, over multicast DNS, to its neighbours."""
     name = socket.gethostname()
     return (name, f"{name.partition('.')[0]}.local")
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True

@@ -112,7 +112,8 @@ class Leases:
                 # another thread and back.
                 used = await self._store.wake_by_key(ask.key)
                 if used is not None:
-                    wake = self._store.agent(ask.agent).in_flight
+                    state = self._store.agent(ask.agent)
+                    wake = state.in_flight
                     if wake is None or wake.id != used.id:
                         return Nothing("closed", 0)
                     covered = await self._covered(state, wake.limits, wake.after, wake.through)

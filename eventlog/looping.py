@@ -1,11 +1,11 @@
 """Looping: a Net for programs with an event loop of asyncio."""
 
 import asyncio
-import socket
 import ssl
 from typing import Any
 
 from eventlog import tcp
+from eventlog.addresses import is_address
 from eventlog.http1 import READ_BYTES
 
 #: An address of a name that does not answer is not waited for longer than this before the next one is tried, too.
@@ -19,7 +19,7 @@ async def connect(host: str, port: int, *, tls: bool, timeout_s: float) -> "_Con
     context = ssl.create_default_context() if tls else None
     # Another loop, such as an agent's author may have chosen, tries one address after the other. Where there is but one
     # there is no race to be run: asyncio's loses its winner, open, if who waits for it is cancelled just then.
-    race = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop) and not _is_address(host)
+    race = isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop) and not is_address(host)
     next_address: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS_S} if race else {}
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=READ_BYTES, **next_address)
@@ -27,17 +27,6 @@ async def connect(host: str, port: int, *, tls: bool, timeout_s: float) -> "_Con
     for option in tcp.options():
         sock.setsockopt(*option)
     return _Connection(reader, writer)
-
-
-def _is_address(host: str) -> bool:
-    """Whether this is an address of IPv4 or IPv6, and no name."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-        except OSError:
-            continue
-        return True
-    return False
 
 
 class _Connection:

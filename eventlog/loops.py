@@ -60,8 +60,8 @@ class Pairs:
             return False
         total = 0
         for caused in (False, True):
-            # Traffic one way, most of what there is, needs no more looking.
-            if pair.times[caused, recipient < sender] and (back := pair.count(caused, recipient < sender, now)):
+            back = pair.count(caused, recipient < sender, now)
+            if back:  # traffic one way, most of what there is, needs no more looking
                 there = pair.count(caused, sender < recipient, now) + (more if caused == (hops > 0) else 0)
                 total += 2 * min(there, back)
         return total > self._most

@@ -1,6 +1,5 @@
 """Presence: who serves whom and who was heard when, as far as this process knows; nothing of it is in the log."""
 
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from contextlib import contextmanager
 import msgspec
 
 from eventlog.event import fold
-from eventlog.seal import utc_now
+from eventlog.seal import wall_now
 from eventlog.views import WatcherView
 
 #: How many watchers, and how many agents, are remembered after they went away; the ones heard longest ago go first.
@@ -75,11 +74,11 @@ class Presence:
 
     def agent_seen(self, agent: str) -> None:
         """This agent has just made a request."""
-        _remember(self._agents, fold(agent), _now())
+        _remember(self._agents, fold(agent), wall_now())
 
     def agent_last_seen(self, agent: str) -> str | None:
         """When the agent made its last request, RFC 3339: now, if it reads a stream; None if this process saw none."""
-        return _now() if fold(agent) in self._following else self._agents.get(fold(agent))
+        return wall_now() if fold(agent) in self._following else self._agents.get(fold(agent))
 
     def watched(self, agent: str) -> bool:
         """Whether a connected watcher serves the agent."""
@@ -104,17 +103,17 @@ class Presence:
             watcher=known.watcher,
             node=known.node,
             connected=known.streams > 0,
-            last_seen=_now() if known.streams else known.last_seen,
+            last_seen=wall_now() if known.streams else known.last_seen,
             agents=tuple(sorted(spelled for spelled, _ in known.serves.values())),
         )
 
     def _heard(self, place: tuple[str, str], watcher: str) -> _Node:
         known = self._nodes.get(place)
         if known is None:
-            known = self._nodes[place] = _Node(watcher, place[1], _now())
+            known = self._nodes[place] = _Node(watcher, place[1], wall_now())
             if len(self._nodes) > REMEMBERED_MAX:
                 self._forget_one()
-        known.last_seen = _now()
+        known.last_seen = wall_now()
         self._nodes.move_to_end(place)
         return known
 
@@ -126,7 +125,7 @@ class Presence:
 
     def _left(self, place: tuple[str, str], known: _Node, agents: tuple[str, ...]) -> None:
         known.streams -= 1
-        known.last_seen = _now()
+        known.last_seen = wall_now()
         for name in map(fold, agents):
             spelled, count = known.serves[name]
             if count > 1:
@@ -145,7 +144,3 @@ def _remember(memory: OrderedDict[str, str], name: str, value: str) -> None:
     memory.move_to_end(name)
     if len(memory) > REMEMBERED_MAX:
         memory.popitem(last=False)
-
-
-def _now() -> str:
-    return utc_now(time.time())

@@ -195,7 +195,7 @@ class Connection(HttpToolsProtocol):
             if len(self.heads) >= HEADS_MAX:
                 self.heads.clear()
             kept = {name: value for name, value in scope.items() if name not in (ABORT, "client", "state")}
-            by_name(kept)
+            by_name(kept)  # once for all requests that begin so
             self.heads[piece[:end]] = Head(kept, head.length, *direct, keep_alive=head.keep_alive)
         return head
 

@@ -115,7 +115,7 @@ class Window:
                 # Any frame may hold the payload that is gone now; the store has what may still be shown.
                 self._drop(len(self._ids), id_)
                 continue
-            size = FRAME_BYTES + len(header) + (0 if payload is None else len(payload))
+            size = FRAME_BYTES + len(header) + len(payload or b"")
             self._ids.append(id_)
             self._entries.append(Entry(id_, kind, event.agent, event.sender, header, payload, size))
             self._bytes += size

@@ -33,10 +33,3 @@ async def test_a_connect_that_is_cancelled_in_any_turn_leaves_no_socket_open() -
             gc.collect()
     assert 0 < connected < TURNS, "it was cancelled before it connected, meanwhile, and after that"
     assert [str(one.message) for one in left if one.category is ResourceWarning] == []
-
-
-@pytest.mark.parametrize(
-    ("host", "address"), [("127.0.0.1", True), ("::1", True), ("localhost", False), ("10.0.0", False), ("", False)]
-)
-def test_addresses_are_told_from_names(host: str, address: bool) -> None:
-    assert looping._is_address(host) is address

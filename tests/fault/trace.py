@@ -3,7 +3,7 @@
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,22 +64,26 @@ def _traced(pid: int, paths: tuple[Path, ...], *what: str, record: Path) -> Iter
 def _attached(pid: int, strace: list[str]) -> subprocess.Popen[bytes]:
     """An strace of the process and all that came of it so far, such as a watcher's starter and its next shim."""
     while True:
-        whom = [part for one in (pid, *_children(pid)) for part in ("-p", str(one))]
-        tracer = subprocess.Popen([*strace, *whom])
-
-        def follows(tracer: subprocess.Popen[bytes] = tracer, whom: list[str] = whom) -> bool:
-            assert tracer.poll() is None, "strace could not attach itself"
-            return all(_tracers(int(one)) <= {tracer.pid} for one in whom[1::2])
-
+        family = (pid, *_children(pid))
+        tracer = subprocess.Popen([*strace, *(f"--attach={one}" for one in family)])
         try:
-            until(follows)
+            _wait_for(tracer, family)
             # What came of it while strace was on its way is followed by nobody: then once more, with that one named.
-            if all(_tracers(one) <= {tracer.pid} for one in _children(pid)):
+            if _follows(tracer, _children(pid)):
                 return tracer
         except BaseException:
             _let_go(tracer)
             raise
         _let_go(tracer)
+
+
+def _wait_for(tracer: subprocess.Popen[bytes], family: Iterable[int]) -> None:
+    until(lambda: _follows(tracer, family))
+
+
+def _follows(tracer: subprocess.Popen[bytes], family: Iterable[int]) -> bool:
+    assert tracer.poll() is None, "strace could not attach itself"
+    return all(_tracers(one) <= {tracer.pid} for one in family)
 
 
 def _let_go(tracer: subprocess.Popen[bytes]) -> None:
