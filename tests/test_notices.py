@@ -259,7 +259,7 @@ class TestUnreachable:
     async def test_an_agent_that_was_seen_reading_since_is_not(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("eventlog.presence.time.time", lambda: bench.clock[0])
+        monkeypatch.setattr("eventlog.presence.wall_now", lambda: utc_now(bench.clock[0]))
         await bench.message()
         bench.clock[0] += 10
         bench.presence.agent_seen("Mel")
