@@ -32,6 +32,8 @@ REST_MS: Final = 50
 
 def main() -> int:
     """Start a shim for each folder that the watcher names, until it ends; 0."""
+    # Nor of who started the watcher: a lock that was left open around it would stay held by shims and commands.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     # What is loaded here is shared with the shims for good: nothing of it is written to, not even to count it.
     gc.freeze()
     poll = select.poll()

@@ -63,6 +63,20 @@ async def test_a_shim_has_a_session_of_its_own_and_nothing_that_is_not_its_own(t
     assert await waiting == 0
 
 
+async def test_what_the_watcher_was_started_with_is_not_passed_on(tmp_path: Path) -> None:
+    """A file that is open for its children too, as a shell leaves a lock open around the watcher."""
+    handle = os.open(tmp_path / "held-by-who-started-it", os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(handle, True)
+    folder = make_folder(tmp_path, shell("ls -l /proc/$PPID/fd /proc/$$/fd"))
+    try:
+        with Shims() as shims:
+            assert await shims.run(folder.path) == 0
+    finally:
+        os.close(handle)
+    assert f"{folder.path}/lock" in folder.outcome["stdout"], "the shim's own is seen"
+    assert "held-by-who-started-it" not in folder.outcome["stdout"]
+
+
 async def test_a_wait_that_is_given_up_leaves_the_command_running(tmp_path: Path, shims: Shims) -> None:
     folder = make_folder(tmp_path, shell("echo $$ > pids; while [ ! -e go ]; do sleep 0.02; done"))
     waiting = asyncio.ensure_future(shims.run(folder.path))
