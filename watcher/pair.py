@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: How often the clock is looked at: a timer does not run while a machine is suspended, CLOCK_BOOTTIME does.
 TICK_S: Final = 1.0
+#: What the guard hears once it knows its wake: that the command begins now, and that the wake is over.
+BEGUN: Final = b"b"
+OVER: Final = b"\n"
 
 
 class Pair:
@@ -73,8 +76,9 @@ class Pair:
         return True
 
     def let_go(self) -> bool:
-        """Let the command begin; False if it does not live any more."""
+        """Let the command begin, `started` being durable; False if it or its guard does not live any more."""
         try:
+            os.write(self._alive, BEGUN)
             os.write(self._go, b"g")
         except BrokenPipeError:
             return False
@@ -92,7 +96,7 @@ class Pair:
     def release_guard(self) -> None:
         """Tell the guard that the wake is over, so that it leaves alone what the command left running."""
         try:  # noqa: SIM105 - contextlib costs a shim's start a twentieth
-            os.write(self._alive, b"\n")
+            os.write(self._alive, OVER)
         except BrokenPipeError:
             pass  # it was killed, or has acted: this process was stopped for too long
         os.waitpid(self._guard, 0)
@@ -150,16 +154,22 @@ def become_command(wait: int, streams: tuple[int, int, int], failed: int) -> NoR
 
 
 def guard(watch: int) -> NoReturn:
-    """In the guard's process: end the command's group when the shim dies, or is far beyond the wake's end."""
+    """In the guard's process: end the command's group when the shim dies, or is far beyond the wake's end.
+
+    A shim that dies before its command began has nothing to be ended; and another may have begun the wake by now, whose
+    command has the same marks.
+    """
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.closerange(3, watch)
     os.closerange(watch + 1, os.sysconf("SC_OPEN_MAX"))
-    what, released = told(watch)
-    while not released and boottime() < what["latest_end"]:
+    what, heard = told(watch)
+    while OVER not in heard and boottime() < what["latest_end"]:
         if select.select([watch], [], [], TICK_S)[0]:
-            released = os.read(watch, 1)
-            break
-    if not released:
+            more = os.read(watch, 2)
+            if not more:
+                break
+            heard += more
+    if heard == BEGUN:
         end_left(Marks(*what["marks"]))
     os._exit(0)

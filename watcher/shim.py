@@ -218,7 +218,7 @@ class Run:
         """Let the command begin; "" or why it does not."""
         if boottime() > self.grant["latest_start"]:
             return "too late: the disk was slow in storing the start"
-        return "" if pair.let_go() else "the command was ended before it began"
+        return "" if pair.let_go() else "the command or its guard was ended before it began"
 
     def stop(self, _signal: int, _frame: object) -> None:
         """SIGTERM to the shim (the machine goes down): the command is ended in good order."""

@@ -266,6 +266,33 @@ def test_no_command_begins_before_its_start_is_stored(
 
 
 @pytest.mark.fault
+def test_the_guard_of_a_shim_that_began_nothing_leaves_the_next_ones_command_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late it notices that its own shim died: both commands are of one wake, and look alike."""
+    folder = make_folder(tmp_path, shell("echo $$ > pids; read line < gate"))
+    point = "started.flushed"
+    for fifo in (point, "gate"):
+        os.mkfifo(tmp_path / fifo)
+    with monkeypatch.context() as stopping:
+        stopping.setenv("EVENTLOG_STOP_AT", str(tmp_path))
+        with folder.start() as first:
+            wait_until((tmp_path / f"{point}.{first.pid}").exists)
+            command = json.loads((folder.path / ".started.new").read_text())["group"]
+            children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+            (guard,) = set(map(int, children)) - {command}
+            os.kill(guard, signal.SIGSTOP)
+            first.kill()
+    with folder.start() as second:
+        wait_until(lambda: pids_in(tmp_path / "pids"))
+        os.kill(guard, signal.SIGCONT)
+        wait_until(lambda: not alive(guard))
+        (tmp_path / "gate").write_text("go\n")
+        assert second.wait(30) == 0
+    assert folder.outcome["outcome"] == "ok"
+
+
+@pytest.mark.fault
 def test_a_child_with_an_emptied_environment_dies_with_the_shim(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, shell("env -i sleep 60 & echo $! > pids; wait"))
     with folder.start() as process:
