@@ -287,6 +287,7 @@ def test_the_guard_of_a_shim_that_began_nothing_leaves_the_next_ones_command_alo
         wait_until(lambda: pids_in(tmp_path / "pids"))
         os.kill(guard, signal.SIGCONT)
         wait_until(lambda: not alive(guard))
+        assert all(map(alive, pids_in(tmp_path / "pids")))
         (tmp_path / "gate").write_text("go\n")
         assert second.wait(30) == 0
     assert folder.outcome["outcome"] == "ok"
