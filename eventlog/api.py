@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventlog import api_admin, api_agents, api_dead, api_log, api_mail, api_send, posts
 from eventlog.answers import json_response, problem
-from eventlog.auth import Caller
 from eventlog.call import (
     ADMIN,
     ANSWERERS,
@@ -263,8 +262,12 @@ class _Endpoint:
             if route is None:
                 raise MethodNotAllowed(f"{scope['path']} answers to {', '.join(sorted(self._routes))} alone")
             call = Call(self._desk, route, scope, receive)
-            if route.kinds is not None:
-                call.caller = await self._admit(call, route.kinds)
+            kinds = route.kinds
+            if kinds is not None:
+                token = call.query.one("token") if "token" in route.params else None
+                caller = call.caller = await self._desk.guard.caller(scope, token)
+                if caller.kind not in kinds:
+                    raise _not_of(caller.kind, kinds)
             return await route.handler(call)
         except ClientGone:
             return None
@@ -276,18 +279,12 @@ class _Endpoint:
             _log.exception("a request failed", method=scope["method"], path=scope["path"])
             return problem(Unavailable("the bus could not do this; its log says why"))
 
-    async def _admit(self, call: Call, kinds: frozenset[str]) -> Caller:
-        """Who calls, if its kind may use this route."""
-        token = call.query.one("token") if "token" in call.route.params else None
-        caller = await self._desk.guard.caller(call.scope, token)
-        if caller.kind not in kinds:
-            raise Forbidden(
-                f"a token of kind {caller.kind} may not do this; it takes one of {', '.join(sorted(kinds))}"
-            )
-        return caller
-
     def _allow(self, error: EventlogError) -> dict[str, str]:
         return {"allow": ", ".join(sorted(self._routes))} if error.status == 405 else {}
+
+
+def _not_of(kind: str, kinds: frozenset[str]) -> Forbidden:
+    return Forbidden(f"a token of kind {kind} may not do this; it takes one of {', '.join(sorted(kinds))}")
 
 
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import chain, starmap
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -22,6 +24,7 @@ from eventlog.web import BODY
 #: What the messages of one request may come to, in multiples of the limit of a body.
 BODIES_MAX = 16
 
+_PAYLOAD, _TO_AGENT = attrgetter("payload"), attrgetter("to_agent")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
 
@@ -49,15 +52,17 @@ def send_message(call: Call) -> Awaitable[ASGIApp]:
     return _in_turn(call, partial(_pair, "sent"))
 
 
-async def _in_turn(call: Call, work: Callable[[Call, bytes], Awaitable[ASGIApp]]) -> ASGIApp:
+def _in_turn(call: Call, work: Callable[[Call, bytes], Awaitable[ASGIApp]]) -> Awaitable[ASGIApp]:
     """What `work` makes of the body, once it is here; refused before it is looked at while too many are at it.
 
     Refusing must cost much less than sending: most are refused where they arrive (eventlog/protocol.py), and those who
     are not have a seat. What agents and watchers append otherwise is let through: it makes their queues shorter.
     """
+    return work(call, call.body_here()) if BODY in call.scope else _seated(call, work)
+
+
+async def _seated(call: Call, work: Callable[[Call, bytes], Awaitable[ASGIApp]]) -> ASGIApp:
     body = await call.body()
-    if BODY in call.scope:
-        return await work(call, body)
     call.desk.sends.take()
     try:
         return await work(call, body)
@@ -70,7 +75,7 @@ async def _send(call: Call, body: bytes) -> ASGIApp:
     check_batch(len(posts), call.config.batch_max)  # before anything is looked up for each of them
     if call.caller.answers is not None:
         posts = [(where, await _answering(call, call.caller.answers, where, post)) for where, post in posts]
-    messages = [message for where, post in posts for message in messages_of(where, post)]
+    messages = list(chain.from_iterable(starmap(messages_of, posts)))
     sender = _one_sender(call, posts)
     first = posts[0][1]
     key = _key(call.header(b"idempotency-key"), None if batch else first.key)
@@ -94,16 +99,18 @@ async def _answering(call: Call, answers: Event, where: str, post: Post) -> Post
 def _one_sender(call: Call, posts: Sequence[tuple[str, Post]]) -> str:
     """Who sends: all messages of one request have one sender."""
     sender = call.caller.sender(posts[0][1].from_agent)
-    others = {post.from_agent for _, post in posts[1:]}
-    if any(call.caller.sender(other).lower() != sender.lower() for other in others):
-        raise BadRequest("one request has one sender; send each sender's messages by themselves", field="from_agent")
+    if len(posts) > 1:
+        others = {post.from_agent for _, post in posts[1:]}
+        if any(call.caller.sender(other).lower() != sender.lower() for other in others):
+            one = "one request has one sender; send each sender's messages by themselves"
+            raise BadRequest(one, field="from_agent")
     return sender
 
 
 def _check_size(call: Call, messages: Sequence[Message]) -> None:
     """Bounds what one small body can grow to by naming many recipients."""
-    size = sum([len(message.payload) for message in messages])
-    if any(message.to_agent == "*" for message in messages):
+    size = sum(map(len, map(_PAYLOAD, messages)))
+    if "*" in map(_TO_AGENT, messages):
         size *= max(1, len(call.bus.store.names()))
     if size > BODIES_MAX * call.config.body_limit_bytes:
         raise TooLarge("the payload, once for each recipient, is too much for one request; send to fewer at once")

@@ -27,6 +27,8 @@ WAKE_PREFIX = "ewk_"
 #: How long a reply capability lasts after its run was granted, seconds.
 REPLY_TOKEN_S = 86_400
 
+#: What tokens begin with that are in no list: they are known by their signatures.
+_SIGNED = (WAKE_PREFIX, capability.PREFIX)
 _WAKE_TOKEN = re.compile(r"ewk_([1-9][0-9]{0,15})_([A-Za-z0-9_-]{43})")
 _UNAUTHORIZED = "no token, or not a good one; send the header Authorization: Bearer TOKEN"
 
@@ -103,17 +105,16 @@ class Guard:
 
         Raises Unauthorized; Forbidden for a token in the query string that may do more than read.
         """
-        token = None if self._no_auth and not _answers(scope) else _token(scope)
-        if self._no_auth and token is None:
+        if self._no_auth and not _answers(scope):
             return ANYONE
-        in_query = token is None and query_token is not None
-        token = query_token if in_query else token
+        token = _token(scope)
+        in_query = token is None
         if token is None:
-            raise Unauthorized(_UNAUTHORIZED)
-        if token.startswith(WAKE_PREFIX):
-            caller = await self._wake_caller(token)
-        elif token.startswith(capability.PREFIX):
-            caller = await self._reply_caller(token)
+            token = query_token
+            if token is None:
+                raise Unauthorized(_UNAUTHORIZED)
+        if token.startswith(_SIGNED):
+            caller = await (self._wake_caller if token.startswith(WAKE_PREFIX) else self._reply_caller)(token)
         else:
             caller = self._known(token)
         if in_query and caller.kind != "auditor":

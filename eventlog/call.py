@@ -149,6 +149,11 @@ class Call:
         require_json(self.scope)
         return await self._read()
 
+    def body_here(self) -> bytes:
+        """The same, of a request that came whole in one piece: nothing of it is waited for."""
+        require_json(self.scope)
+        return self._here()
+
     async def read(self, kind: type[_Body]) -> _Body:
         """The body as one JSON object of the shape `kind`."""
         return read_object(await self.body(), kind)
@@ -161,11 +166,8 @@ class Call:
             read_object(body, Nothing)
 
     async def _read(self) -> bytes:
-        here: bytes | None = self.scope.get(BODY)
-        if here is not None:
-            if len(here) > self.config.body_limit_bytes:
-                raise too_large(self.config.body_limit_bytes)
-            return here
+        if BODY in self.scope:
+            return self._here()
         waits = WHOLE not in self.scope
         body = await read_body(
             self.scope,
@@ -175,6 +177,12 @@ class Call:
         )
         if waits:
             await self.check_token()  # a client takes its time to send a body
+        return body
+
+    def _here(self) -> bytes:
+        body: bytes = self.scope[BODY]
+        if len(body) > self.config.body_limit_bytes:
+            raise too_large(self.config.body_limit_bytes)
         return body
 
     def seen(self, agent: str) -> None:

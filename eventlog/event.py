@@ -2,8 +2,9 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -37,6 +38,8 @@ KINDS = (
 #: The hash before the first event.
 GENESIS = bytes(32)
 
+_KIND = attrgetter("event")
+
 # Sorted keys and no white space: for flat fields with ASCII keys this is RFC 8785, but for the spelling of some floats;
 # a property test holds it against a reference implementation.
 _CANONICAL = msgspec.json.Encoder(order="sorted")
@@ -52,7 +55,6 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     to_agent: str
     payload: bytes = b"null"
     type: str = "MESSAGE"
-    from_agent: str | None = None
     thread_id: int | None = None
     reply_to: int | None = None
     expires: str | None = None
@@ -109,6 +111,11 @@ class Event(msgspec.Struct, frozen=True, dict=True):
         """The same object as `json`, decoded."""
         decoded: dict[str, Any] = msgspec.json.decode(self.json(**extra))
         return decoded
+
+
+def kinds_of(events: Iterable[Event]) -> set[str]:
+    """The kinds that are among these events."""
+    return set(map(_KIND, events))
 
 
 #: The form in which names are compared. The method itself, because a function around it would take twice as long.

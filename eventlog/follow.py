@@ -7,7 +7,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from eventlog.bell import Bell, Bells
-from eventlog.event import Event
+from eventlog.event import Event, kinds_of
 from eventlog.head import Head
 from eventlog.sse import encode_comment, encode_id, encode_opening, encode_reset
 from eventlog.window import CHUNK_BYTES_MAX, Filter, Slice, Window
@@ -53,7 +53,7 @@ class Hub:
     def add(self, events: Sequence[Event]) -> None:
         """Take in what was just appended, in order. To be called in the same step as the head moves."""
         self.window.add(events)
-        if any(event.event == "redacted" for event in events):
+        if "redacted" in kinds_of(events):
             self._read = {}  # a page that is being read now goes into the old one
         self.bells.heard(events)
 

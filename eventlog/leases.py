@@ -3,9 +3,10 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from operator import attrgetter
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -16,7 +17,7 @@ from eventlog.crashpoint import reached
 from eventlog.drafts import acked, answer, finished, last_words, ran_out
 from eventlog.engine import Append, Appended, Engine, Key
 from eventlog.errors import Conflict, NotFound, Unavailable
-from eventlog.event import RESERVED, Draft, Event, fold
+from eventlog.event import RESERVED, Draft, Event, fold, kinds_of
 from eventlog.seal import wall_now
 from eventlog.starts import STARTS_MAX, Starts
 from eventlog.stops import Placed, Stops
@@ -46,6 +47,8 @@ DECISIONS_MAX = 10_000
 #: After a restore, nothing is granted for at least so long, seconds [R16].
 QUIET_S = 600
 
+_SENDER = attrgetter("sender")
+
 
 class Leases:
     """One agent, one wake at a time: decides by the log and appends what it decided under that condition."""
@@ -72,10 +75,14 @@ class Leases:
         self._token_ends: dict[int, float] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def saw(self, events: Iterable[Event]) -> None:
+    def saw(self, events: Sequence[Event]) -> None:
         """Note when these events were appended; called once for each, after the store has moved on by them."""
         now = self._now()
         states = self._store.states()
+        if kinds_of(events) == {"message"}:
+            senders = [states.get(name) for name in set(map(_SENDER, events))]
+            if all(state is None or state.version < events[0].id for state in senders):
+                return  # as nearly always: they changed nobody
         for event in events:
             agent = concerned(event)
             state = None if agent is None else states.get(agent)

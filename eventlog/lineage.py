@@ -12,8 +12,8 @@ from eventlog import reads
 from eventlog.crashpoint import reached
 from eventlog.event import GENESIS, Draft
 from eventlog.projections import Projector, load_agents
-from eventlog.queries import SQL, run_all
-from eventlog.seal import Row, seal, utc_now
+from eventlog.queries import SQL, Write, run_each
+from eventlog.seal import seal, utc_now
 
 #: How far past the head a restored log's first own id is at least: no id of the log that went on meanwhile.
 ID_GAP = 1_000_000
@@ -98,7 +98,7 @@ def adopt(connection: sqlite3.Connection, now: float) -> None:
 def _close_wakes(connection: sqlite3.Connection, next_id: int, previous: bytes, time: str) -> None:
     agents = load_agents(connection)
     projector = Projector(agents.get)
-    rows: list[Row] = []
+    rows: list[Write] = []
     for agent in agents.values():
         wake = agent.state.in_flight
         if wake is None:
@@ -114,5 +114,5 @@ def _close_wakes(connection: sqlite3.Connection, next_id: int, previous: bytes, 
         previous = event.hash
         projector.apply(event)
         rows.append(row)
-    run_all(connection, "insert_event", rows)
+    run_each(connection, rows)
     projector.write(connection)

@@ -8,7 +8,7 @@ from typing import Any
 from eventlog.config import Config
 from eventlog.engine import Append, Engine, Stale
 from eventlog.errors import BadRequest, NotFound, Unavailable
-from eventlog.event import Draft, Event, Message, fold
+from eventlog.event import Draft, Event, Message, fold, kinds_of
 from eventlog.follow import Follower, Hub
 from eventlog.history import History
 from eventlog.leases import Leases
@@ -102,11 +102,11 @@ class EventLog:
         self.leases.saw(events)
         self.notices.saw(events)
         self.stops.saw(events)
-        for event in events:
-            if event.event in ("token.created", "token.revoked"):
+        if not kinds_of(events).isdisjoint(("token.created", "token.revoked")):
+            for event in events:
                 self._roster.apply(event)
-            if event.event == "token.revoked":
-                self._hub.end(fold(event.fields["name"]))
+                if event.event == "token.revoked":
+                    self._hub.end(fold(event.fields["name"]))
         self._hub.add(events)
 
     async def sweep(self) -> None:

@@ -5,7 +5,7 @@ the last minute, or of the last steps, and bounded; it begins anew with the proc
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 import msgspec
@@ -37,9 +37,10 @@ class Pairs:
         self._most = most
         self._pairs: OrderedDict[tuple[str, str], _Pair] = OrderedDict()
 
-    def saw(self, sender: str, recipient: str, hops: int, thread: int, now: float) -> None:
-        """Note a message, with folded names, that is in `thread`."""
-        if not self._most or hops == 1:
+    def saw(self, sender: str, recipient: str, messages: Iterable[tuple[int, int]], now: float) -> None:
+        """Note messages of one way, with folded names: the hops and the thread of each."""
+        counted = [one for one in messages if one[0] != 1] if self._most else []
+        if not counted:
             return
         names = _ordered(sender, recipient)
         pair = self._pairs.get(names)
@@ -48,8 +49,10 @@ class Pairs:
             if len(self._pairs) > PAIRS_MAX:
                 self._pairs.popitem(last=False)
         self._pairs.move_to_end(names)
-        pair.thread = thread
-        pair.times[hops > 0, sender < recipient].append(now)
+        pair.thread = counted[-1][1]
+        uncaused, caused = pair.times[sender < recipient]
+        for hops, _ in counted:
+            (caused if hops else uncaused).append(now)
 
     def too_many(self, sender: str, recipient: str, hops: int, more: int, now: float) -> bool:
         """Whether `more` messages of these hops would be more than are let pass."""
@@ -58,12 +61,13 @@ class Pairs:
         pair = self._pairs.get(_ordered(sender, recipient))
         if pair is None:
             return False
+        there, back = pair.times[sender < recipient], pair.times[recipient < sender]
+        if not back[0] and not back[1]:
+            return False  # traffic one way, most of what there is, needs no more looking
         total = 0
         for caused in (False, True):
-            back = pair.count(caused, recipient < sender, now)
-            if back:  # traffic one way, most of what there is, needs no more looking
-                there = pair.count(caused, sender < recipient, now) + (more if caused == (hops > 0) else 0)
-                total += 2 * min(there, back)
+            forth = _recent(there[caused], now) + (more if caused == (hops > 0) else 0)
+            total += 2 * min(forth, _recent(back[caused], now))
         return total > self._most
 
     def thread(self, sender: str, recipient: str) -> int | None:
@@ -82,15 +86,17 @@ class _Pair:
 
     def __init__(self, most: int) -> None:
         self.thread = 0
+        #: By direction, whether from the first name to the second one: of those without a cause, and of the others.
         self.times = {
-            (caused, forth): deque[float](maxlen=most // 2 + 1) for caused in (False, True) for forth in (False, True)
+            forth: (deque[float](maxlen=most // 2 + 1), deque[float](maxlen=most // 2 + 1)) for forth in (False, True)
         }
 
-    def count(self, caused: bool, forth: bool, now: float) -> int:
-        times = self.times[caused, forth]
-        while times and times[0] <= now - WINDOW_S:
-            times.popleft()
-        return len(times)
+
+def _recent(times: deque[float], now: float) -> int:
+    """How many of these are of the last minute; the others are forgotten."""
+    while times and times[0] <= now - WINDOW_S:
+        times.popleft()
+    return len(times)
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):

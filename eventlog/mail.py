@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -32,6 +33,9 @@ TRIES_MAX = 100
 #: A condition that never holds: what is asked for with it is appended by nobody, but a repeat is recognised.
 NEVER = {EVERYONE: -1}
 
+#: All of a message but its payload.
+_ALIKE = attrgetter(*(name for name in Message.__struct_fields__ if name != "payload"))
+_DRAFT = attrgetter("draft")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 
@@ -85,7 +89,7 @@ class Mail:
         placed = await self._placed(messages, sender, key, visible)
         refusal = self._stops.refusal(placed)
         if refusal is None:
-            done = await self._engine.append(Append(tuple([one.draft for one in placed]), key=once))
+            done = await self._engine.append(Append(tuple(map(_DRAFT, placed)), key=once))
         else:
             done = await self._repeated(refusal, once)
         if isinstance(done, Stale):
@@ -97,13 +101,13 @@ class Mail:
                 field="Idempotency-Key",
             )
         # What is told of a recipient is looked up once.
-        told: dict[str, tuple[bool, bool, tuple[str, ...]]] = {}
+        told: dict[str, _Told] = {}
         unknown = 0
         for event in done.events:
             if event.agent not in told:
                 told[event.agent] = self._told_of(event.agent, looked_for=unknown < NEAREST_FOR_MAX)
                 unknown += not told[event.agent][0]
-        return Sent(tuple([_accepted(event, *told[event.agent]) for event in done.events]), replayed)
+        return Sent(_accepted(done.events, told), replayed)
 
     async def _repeated(self, refusal: Refusal, once: Key | None) -> Replayed:
         """What this key made before. Raises TooManyRequests (loop) if it is new, and would go on for ever.
@@ -128,28 +132,32 @@ class Mail:
         caused = _UNCAUSED if cause is None else await self._caused(cause)
         parents: dict[tuple[int | None, int | None], _Parent] = {(None, None): caused}
         from_agent = self._store.agent(sender).name
-        named: dict[str, list[str]] = {}
         placed: list[Placed] = []
+        put = placed.append
+        # What those that are alike but for their payloads become, one for each recipient, is made once for all of them.
+        known: dict[tuple[Any, ...], tuple[_Parent, list[dict[str, Any]]]] = {}
         for message in messages:
-            place = (message.reply_to, message.thread_id)
-            parent = parents.get(place)
-            if parent is None:
-                parent = parents[place] = await self._parent(message, caused, visible)
-            fields = {"from_agent": from_agent, "type": message.type, **parent.stamped}
-            if message.expires is not None:
-                fields["expires"] = message.expires
-            if message.deadline is not None:
-                fields |= {"deadline": message.deadline, "awaits": message.awaits}
-            if key is not None:
-                fields["key"] = key
-            recipients = named.get(message.to_agent)
-            if recipients is None:
-                recipients = named[message.to_agent] = self._recipients(message.to_agent, sender)
-            if len(placed) + len(recipients) > self._recipients_max:
+            alike = _ALIKE(message)
+            found = known.get(alike)
+            if found is None:
+                place = (message.reply_to, message.thread_id)
+                parent = parents.get(place)
+                if parent is None:
+                    parent = parents[place] = await self._parent(message, caused, visible)
+                fields = {"from_agent": from_agent, "type": message.type, **parent.stamped}
+                if message.expires is not None:
+                    fields["expires"] = message.expires
+                if message.deadline is not None:
+                    fields |= {"deadline": message.deadline, "awaits": message.awaits}
+                if key is not None:
+                    fields["key"] = key
+                recipients = self._recipients(message.to_agent, sender)
+                found = known[alike] = parent, [{**fields, "to_agent": name} for name in recipients]
+            parent, made = found
+            if len(placed) + len(made) > self._recipients_max:
                 raise BadRequest(f"a request may make {self._recipients_max} messages; send several", field="to_agent")
-            for name in recipients:
-                draft = Draft("message", {**fields, "to_agent": name}, message.payload)
-                placed.append(Placed(draft, parent.thread, parent.cause))
+            for fields in made:
+                put(Placed(Draft("message", fields, message.payload), parent.thread, parent.cause))
         return placed
 
     def _recipients(self, to_agent: str, sender: str) -> list[str]:
@@ -201,9 +209,9 @@ class Mail:
 
     def accepted(self, event: Event) -> Accepted:
         """What a sender is told of a message that was appended."""
-        return _accepted(event, *self._told_of(event.agent, looked_for=False))
+        return _accepted((event,), {event.agent: self._told_of(event.agent, looked_for=False)})[0]
 
-    def _told_of(self, name: str, *, looked_for: bool) -> tuple[bool, bool, tuple[str, ...]]:
+    def _told_of(self, name: str, *, looked_for: bool) -> "_Told":
         """Of a recipient: whether it is known, whether it is watched, and, if they are `looked_for`, names like it."""
         known = self._names.knows(name)
         return known, self._presence.watched(name), self._names.nearest(name) if looked_for and not known else ()
@@ -277,8 +285,16 @@ class Mail:
             await self._engine.append(Append((Draft("redacted", {"message_id": message_id, "reason": reason}),)))
 
 
-def _accepted(event: Event, known: bool, watched: bool, nearest: tuple[str, ...]) -> Accepted:
-    return Accepted(event.id, event.hash.hex(), event.fields["thread_id"], "accepted", known, watched, nearest)
+#: What a sender is told of a recipient: whether it is known, whether it is watched, and names like it.
+_Told = tuple[bool, bool, tuple[str, ...]]
+
+
+def _accepted(events: Iterable[Event], told: Mapping[str, _Told]) -> tuple[Accepted, ...]:
+    answers = [
+        Accepted(event.id, event.hash.hex(), event.fields["thread_id"], "accepted", *told[event.agent])
+        for event in events
+    ]
+    return tuple(answers)
 
 
 def expired(event: Event, wall: str) -> bool:

@@ -76,9 +76,9 @@ class Notices:
     def saw(self, events: Iterable[Event]) -> None:
         """Note whom these events, which were just appended, are for."""
         late = self._wall() + self._after_s
-        for event in events:
-            if self._after_s and event.event == "message":
-                self._waiting.setdefault(event.agent, late)
+        if self._after_s:
+            for name in dict.fromkeys([event.agent for event in events if event.event == "message"]):
+                self._waiting.setdefault(name, late)
 
     async def sweep(self) -> None:
         """Tell what is due. After a restore, only once the log need not keep quiet any more."""

@@ -1,9 +1,11 @@
 """Posts: messages as their senders post them, checked field by field; nothing here knows the log."""
 
+import itertools
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
@@ -46,6 +48,11 @@ class Post(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
+#: What few posts have: looked at in one call, because one for each of them would be a tenth of what a post takes.
+_SELDOM = attrgetter("thread_id", "reply_to", "expires", "expires_in", "deadline", "deadline_in", "awaits")
+_NONE_OF_THEM = (None,) * 7
+_KEY = attrgetter("key")
+
 #: Decodes a body at once, as nearly every one can be; it says less of one that is wrong.
 _BODY = msgspec.json.Decoder(Post | list[Post])
 
@@ -60,10 +67,10 @@ def posts_of(body: bytes) -> tuple[list[tuple[str, Post]], bool]:
         return [("", decoded)], False
     if not decoded:
         raise BadRequest("the array is empty; put messages into it")
-    posts = [(f"[{i}].", post) for i, post in enumerate(decoded)]
-    for where, post in posts:
-        if post.key is not None:
-            raise BadRequest("an array has one key for all; send it as the header Idempotency-Key", field=f"{where}key")
+    posts = list(zip(map("[{}].".format, itertools.count()), decoded, strict=False))
+    if set(map(_KEY, decoded)) != {None}:
+        where = next(where for where, post in posts if post.key is not None)
+        raise BadRequest("an array has one key for all; send it as the header Idempotency-Key", field=f"{where}key")
     return posts, True
 
 
@@ -77,30 +84,31 @@ def _told_apart(body: bytes) -> Post | list[Post]:
 
 def messages_of(where: str, post: Post) -> list[Message]:
     """The messages that one post makes, one for each recipient named."""
-    if post.payload is not UNSET and post.message is not UNSET:
-        raise BadRequest("the text stands in payload and in message; send one of them", field=f"{where}message")
-    text: Any = post.message if post.payload is UNSET else post.payload
+    text = post.payload
+    if post.message is not UNSET:
+        if text is not UNSET:
+            raise BadRequest("the text stands in payload and in message; send one of them", field=f"{where}message")
+        text = post.message
     payload = b"null" if text is UNSET else compact(text)
-    kind = type(text)
-    if (kind is dict and _nests(text.values())) or (kind is list and _nests(text)):
+    if payload.find(b"{", 1) > 0 or payload.find(b"[", 1) > 0:  # there is something in it that may nest
         check_depth(payload, within=2 if where else 1)
-    check_type(post.type, where)
-    names = _recipients(post.to_agent, where)
-    # Most of these are seldom there: a call for each that is not would be a tenth of what a post takes.
-    thread_id, reply_to, expires, deadline = post.thread_id, post.reply_to, post.expires, post.deadline
-    if thread_id is not None or reply_to is not None:
-        _check_parent(thread_id, where, "thread_id")
-        _check_parent(reply_to, where, "reply_to")
-    if expires is not None or post.expires_in is not None:
-        expires = _moment(expires, post.expires_in, where, "expires")
-    if deadline is not None or post.deadline_in is not None:
-        deadline = _moment(deadline, post.deadline_in, where, "deadline")
+    kind = post.type
+    check_type(kind, where)
+    to_agent = post.to_agent
+    if isinstance(to_agent, str) and is_name(to_agent) and _SELDOM(post) == _NONE_OF_THEM:
+        return [Message(to_agent=to_agent, payload=payload, type=kind)]  # as most are: nothing else is looked at
+    thread_id, reply_to = post.thread_id, post.reply_to
+    names = _recipients(to_agent, where)
+    _check_parent(thread_id, where, "thread_id")
+    _check_parent(reply_to, where, "reply_to")
+    expires = _moment(post.expires, post.expires_in, where, "expires")
+    deadline = _moment(post.deadline, post.deadline_in, where, "deadline")
     awaits = "read" if post.awaits is None else _check_awaits(post.awaits, deadline, where)
     return [
         Message(
             to_agent=name,
             payload=payload,
-            type=post.type,
+            type=kind,
             thread_id=thread_id,
             reply_to=reply_to,
             expires=expires,
@@ -111,15 +119,9 @@ def messages_of(where: str, post: Post) -> list[Message]:
     ]
 
 
-def _nests(values: Iterable[Any]) -> bool:
-    """Whether some of these decoded values hold others; nearly none does."""
-    kinds = set(map(type, values))
-    return dict in kinds or list in kinds
-
-
 def _recipients(to_agent: str | list[str] | None, where: str) -> Sequence[str]:
     if isinstance(to_agent, str):
-        return (to_agent if to_agent == "*" or is_name(to_agent) else check_name(to_agent, f"{where}to_agent"),)
+        return (to_agent if to_agent == "*" else check_name(to_agent, f"{where}to_agent", reserved=True),)
     if not to_agent:
         raise BadRequest("say in to_agent whom the message is for", code="no_recipient", field=f"{where}to_agent")
     names = [check_name(name, f"{where}to_agent[{i}]", reserved=True) for i, name in enumerate(to_agent)]

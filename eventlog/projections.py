@@ -3,17 +3,15 @@
 Nothing here knows where events come from: the engine applies them as they are appended, a rebuild as they are read.
 """
 
-import itertools
 import sqlite3
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Annotated, Any
 
 import msgspec
 
 from eventlog.agents import AgentState, Limits, apply, concerned
 from eventlog.event import NAME, RESERVED, Event, fold
-from eventlog.queries import SQL, run_all
+from eventlog.queries import SQL, Write, run_all, run_each
 from eventlog.seal import Id, instant
 
 #: The tables that can be dropped and rebuilt.
@@ -35,8 +33,6 @@ class Agent(msgspec.Struct, frozen=True):
 
 #: Finds an agent by its folded name.
 Find = Callable[[str], Agent | None]
-#: A statement of queries.sql and its parameters.
-Write = tuple[str, tuple[Any, ...]]
 
 
 class _Ack(msgspec.Struct, frozen=True):
@@ -230,7 +226,7 @@ class Projector:
         self.agents: dict[str, Agent] = {}
         self.writes: list[Write] = []
         # Messages from one agent to another that change no agent, as long as none changes: nearly all do not.
-        self._settled: set[tuple[str, str] | None] = set()
+        self._settled: set[tuple[str, str]] = set()
 
     def find(self, name: str) -> Agent | None:
         """The agent with this folded name, as it is now."""
@@ -238,8 +234,13 @@ class Projector:
 
     def apply(self, event: Event) -> None:
         """Follow one event. Raises as `changes` does, and then has followed nothing of it."""
-        way = (event.sender, event.agent) if event.event == "message" else None
-        agents, writes = ([], _writes(event)) if way in self._settled else changes(event, self.find)
+        way = None
+        if event.event == "message":
+            way = event.sender, event.agent
+            if way in self._settled:
+                self.writes += _writes(event)
+                return
+        agents, writes = changes(event, self.find)
         self.writes += writes
         if agents:
             self._settled.clear()
@@ -257,8 +258,7 @@ class Projector:
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write the rows, in the order of the events; inside the caller's transaction."""
-        for name, run in itertools.groupby(self.writes, key=itemgetter(0)):
-            run_all(connection, name, [values for _, values in run])
+        run_each(connection, self.writes)
         run_all(connection, "put_agent", [_row(name, agent) for name, agent in self.agents.items()])
 
 

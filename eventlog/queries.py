@@ -2,14 +2,18 @@
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 #: How many rows share a statement, the most first. Each statement is one step outside Python's lock; one for each row
 #: would have the writer wait for that lock again and again while the event loop computes.
 ROWS = (64, 16, 4, 1)
+
+#: A statement by its name, and the values of its parameters.
+Write = tuple[str, tuple[Any, ...]]
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _VALUES = re.compile(r"^VALUES (\(.*?\))(?=\nON |\Z)", re.MULTILINE | re.DOTALL)
@@ -34,6 +38,12 @@ def run_all(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[Any,
         while len(rows) - done >= size:
             connection.execute(statement, tuple(chain.from_iterable(rows[done : done + size])))
             done += size
+
+
+def run_each(connection: sqlite3.Connection, writes: Iterable[Write]) -> None:
+    """Run these in order, and what follows one another under one name together."""
+    for name, run in groupby(writes, key=itemgetter(0)):
+        run_all(connection, name, [values for _, values in run])
 
 
 def _of_many(statement: str) -> tuple[tuple[int, str], ...]:

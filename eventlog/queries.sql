@@ -9,6 +9,11 @@ INSERT INTO events (id, event, time, agent, sender, thread_id, reply_to, expires
 VALUES (?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, -1), nullif(?, -1), nullif(?, ''), nullif(?, ''), nullif(?, ''),
         nullif(?, -1), nullif(?, x''), CAST(? AS TEXT), nullif(?, x''), ?, ?, CAST(nullif(?, x'') AS TEXT))
 
+-- name: insert_message
+-- The same for a message without key and expiry, as most are: what has a value here need not be looked at.
+INSERT INTO events (id, event, time, agent, sender, thread_id, reply_to, header, salt, digest, hash, payload)
+VALUES (?, 'message', ?, ?, ?, ?, nullif(?, -1), CAST(? AS TEXT), ?, ?, ?, CAST(? AS TEXT))
+
 -- name: head
 -- The newest event's id and hash.
 SELECT id, hash FROM events ORDER BY id DESC LIMIT 1

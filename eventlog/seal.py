@@ -1,16 +1,18 @@
 """Seal: a draft becomes an event with id, time and hash; what of its fields has a column of its own."""
 
 import os
+import struct
 import time
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from eventlog.engine import Key
 from eventlog.event import ID_MAX, Draft, Event, canonical, chain, fold, payload_digest
+from eventlog.queries import Write
 
 #: An id as it may stand in a field of an event.
 Id = Annotated[int, msgspec.Meta(ge=0, le=ID_MAX)]
@@ -41,6 +43,7 @@ class Columns(msgspec.Struct, frozen=True):
             return self.event, self.time, fold(self.agent) if self.agent else None, None, None, None, None
         if not self.to_agent or not self.from_agent or self.thread_id is None:
             raise msgspec.ValidationError("a message has from_agent, to_agent and thread_id")
+        expires = instant(self.expires) if self.expires else None
         return (
             self.event,
             self.time,
@@ -48,27 +51,25 @@ class Columns(msgspec.Struct, frozen=True):
             fold(self.from_agent),
             self.thread_id,
             self.reply_to,
-            instant(self.expires) if self.expires else None,
+            expires,
         )
 
 
-#: The log's row of an event: the values of queries.sql's `insert_event`. -1, "" and no bytes stand for NULL, and bytes
-#: are bytearrays: Python's driver stores these as they are, but looks for an adapter of every None and every bytes
-#: object, which took more time than all that SQLite does for a row.
-Row = tuple[Any, ...]
+# What queries.sql's `insert_event` takes for a row without a key: -1, "" and no bytes stand for NULL, and bytes are
+# bytearrays. Python's driver stores these as they are, but looks for an adapter of every None and every bytes object,
+# which took more time than all that SQLite does for a row.
 _NO_KEY = ("", "", -1, bytearray())
 
 
 def salts(count: int) -> Iterator[bytes]:
     """So many salts, from one call for all: each call lets go of Python's lock, which is long in coming back."""
-    drawn = os.urandom(SALT_BYTES * count)
-    return (drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES))
+    return iter(struct.unpack(f"{SALT_BYTES}s" * count, os.urandom(SALT_BYTES * count)))
 
 
 def seal(
     draft: Draft, id_: int, time: str, previous: bytes, key: Key | None, part: int, salt: bytes
-) -> tuple[Event, Row]:
-    """The event that `draft` becomes under this id, after the event with hash `previous`, and its row.
+) -> tuple[Event, Write]:
+    """The event that `draft` becomes under this id, after the event with hash `previous`, and what writes its row.
 
     `time` is RFC 3339 in UTC; `salt` is used for a message alone. Raises TypeError, ValueError or
     msgspec.ValidationError if the draft is none that can be stored.
@@ -79,8 +80,7 @@ def seal(
         payload, salt = None, b""
     else:
         payload = draft.payload or b"null"
-        if fields.get("thread_id") is None:
-            fields["thread_id"] = id_
+        fields.setdefault("thread_id", id_)
     header = canonical(fields)
     _, _, agent, sender, thread_id, reply_to, expires = msgspec.convert(fields, Columns).values()
     digest = payload_digest(salt, payload)
@@ -88,22 +88,13 @@ def seal(
     event = Event(id_, kind, agent or "", sender or "", header, payload, hash_)
     # What `fields` would decode from the header again; every event that is appended is read by several right away.
     event.__dict__["fields"] = fields
-    return event, (
-        id_,
-        kind,
-        time,
-        event.agent,
-        event.sender,
-        -1 if thread_id is None else thread_id,
-        -1 if reply_to is None else reply_to,
-        expires or "",
-        *(_NO_KEY if key is None else keyed(key, part)),
-        bytearray(header),
-        bytearray(salt),
-        bytearray(digest),
-        bytearray(hash_),
-        bytearray(payload or b""),
-    )
+    answered = -1 if reply_to is None else reply_to
+    values = map(bytearray, (header, salt, digest, hash_, payload or b""))
+    if kind == "message" and key is None and expires is None:
+        return event, ("insert_message", (id_, time, agent, sender, thread_id, answered, *values))
+    place = (event.agent, event.sender, -1 if thread_id is None else thread_id, answered, expires or "")
+    request = _NO_KEY if key is None else keyed(key, part)
+    return event, ("insert_event", (id_, kind, time, *place, *request, *values))
 
 
 def keyed(key: Key, part: int) -> tuple[str, str, int, bytearray]:

@@ -14,11 +14,11 @@ from eventlog import database
 from eventlog.crashpoint import reached
 from eventlog.engine import Append, Appended, Key, Replayed, Stale
 from eventlog.errors import TooManyRequests, Unavailable
-from eventlog.event import Event
+from eventlog.event import Event, kinds_of
 from eventlog.head import Head
 from eventlog.projections import Projector
-from eventlog.queries import SQL, run_all
-from eventlog.seal import Row, salts, seal, utc_now
+from eventlog.queries import SQL, Write, run_each
+from eventlog.seal import salts, seal, utc_now
 from eventlog.store import Store
 
 Answer = Appended | Replayed | Stale
@@ -121,11 +121,11 @@ class SqliteEngine:
             self._waiting.clear()
 
     def _next_group(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
-        room = self._group_max
-        while self._waiting and (not group or len(self._waiting[0][1].drafts) <= room):
-            group.append(self._waiting.popleft())
-            room -= len(group[-1][1].drafts)
+        waiting, group = self._waiting, [self._waiting.popleft()]
+        room = self._group_max - len(group[0][1].drafts)
+        while waiting and (size := len(waiting[0][1].drafts)) <= room:
+            group.append(waiting.popleft())
+            room -= size
         return group
 
     async def _commit(self, group: list[_Waiting]) -> None:
@@ -138,7 +138,7 @@ class SqliteEngine:
                 listener(done.events)
             self._store.head.advance(done.events[-1].id)
             reached("bus.append.advanced")
-            self._erased |= any(event.event == "redacted" for event in done.events)
+            self._erased |= "redacted" in kinds_of(done.events)
             if self._erased:
                 self._erased = not await self._store.writer.run(database.fold_wal)
                 reached("bus.append.folded")
@@ -164,7 +164,7 @@ class _Group:
         self.projector = Projector(store.find)
         self._salts = salts(drafts)
         self.events: list[Event] = []
-        self.rows: list[Row] = []
+        self.rows: list[Write] = []
         self.answers: list[Answer | Exception] = []
         self._keyed: dict[tuple[str, str], Replayed] = {}
 
@@ -188,11 +188,12 @@ class _Group:
         # One draft is followed whole or not at all; several need a place of their own until the last one is.
         projector = self.projector if len(request.drafts) == 1 else Projector(self.projector.find)
         events: list[Event] = []
-        rows: list[Row] = []
+        rows: list[Write] = []
         id_, hash_ = self.tail
+        time_, key, salts = self._time, request.key, self._salts
         for part, draft in enumerate(request.drafts):
             id_ += 1
-            event, row = seal(draft, id_, self._time, hash_, request.key, part, next(self._salts))
+            event, row = seal(draft, id_, time_, hash_, key, part, next(salts))
             hash_ = event.hash
             projector.apply(event)
             events.append(event)
@@ -222,7 +223,7 @@ class _Group:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             reached("bus.append.begun")
-            run_all(self._connection, "insert_event", self.rows)
+            run_each(self._connection, self.rows)
             reached("bus.append.inserted")
             self.projector.write(self._connection)
             reached("bus.append.projected")

@@ -34,6 +34,8 @@ REASONS = {
 
 #: What events must share to be taken in together.
 _WAY = attrgetter("event", "sender", "agent")
+#: What messages of one request must share to be looked at together.
+_FIELDS = attrgetter("draft.fields")
 
 _log = structlog.get_logger()
 
@@ -148,11 +150,10 @@ class Stops:
         if sender in RESERVED:
             self._rings.began(recipient)
         elif recipient not in RESERVED and recipient != sender:
-            for event in events:
-                fields = event.fields
-                self._pairs.saw(sender, recipient, fields.get("hops", 0), fields["thread_id"], now)
+            told = [event.fields for event in events]
+            self._pairs.saw(sender, recipient, [(one.get("hops", 0), one["thread_id"]) for one in told], now)
             # A path is that of the newest message, whatever came before it on the same way.
-            self._rings.saw(sender, recipient, events[-1].fields["thread_id"], now)
+            self._rings.saw(sender, recipient, told[-1]["thread_id"], now)
 
     def _resume(self, event: Event) -> None:
         thread = event.fields["thread"]
@@ -189,18 +190,19 @@ class Stops:
         into: dict[int, int] = {}
         #: How many messages there are of each way: to whom, and of how many hops (0, 1 or more); and the last one.
         ways: dict[tuple[str, int], tuple[int, Placed]] = {}
-        for placed in messages:
-            fields, thread = placed.draft.fields, placed.thread
-            recipient, hops = fold(fields["to_agent"]), fields["hops"]
-            way = (recipient, hops if hops < 2 else 2)
-            ways[way] = (ways[way][0] + 1 if way in ways else 1), placed
+        for fields, run in groupby(messages, _FIELDS):
+            alike = list(run)
+            placed, count = alike[-1], len(alike)
+            recipient, thread = fold(fields["to_agent"]), placed.thread
             found = self._stands(placed, sender, recipient) if self._standing else None
             if found is None and (thread is not None or placed.cause is not None):
                 if thread is not None:
-                    into[thread.id] = into.get(thread.id, 0) + 1
+                    into[thread.id] = into.get(thread.id, 0) + count
                 found = self._over_thread(placed, into)
             if found is not None:
                 return found
+            way = recipient, min(fields["hops"], 2)
+            ways[way] = count + (ways[way][0] if way in ways else 0), placed
         now = self._now()
         for (recipient, _), (count, placed) in ways.items():
             found = self._over_pair(placed, sender, recipient, count, now)

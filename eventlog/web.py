@@ -44,25 +44,26 @@ _T = TypeVar("_T")
 _BY_NAME = "eventlog.headers"
 
 
-def by_name(scope: Scope) -> dict[bytes, list[str]]:
-    """The headers' values by their names, kept in the scope."""
-    known: dict[bytes, list[str]] | None = scope.get(_BY_NAME)
-    if known is None:
-        known = scope[_BY_NAME] = {}
-        for key, value in scope["headers"]:
-            known.setdefault(key, []).append(value.decode("latin-1").strip())
+def by_name(scope: Scope) -> dict[bytes, str | list[str]]:
+    """The headers' values by their names, in a list where there are several; kept in the scope."""
+    several: dict[bytes, list[str]] = {}
+    for key, value in scope["headers"]:
+        several.setdefault(key, []).append(value.decode("latin-1").strip())
+    known = {key: values[0] if len(values) == 1 else values for key, values in several.items()}
+    scope[_BY_NAME] = known
     return known
 
 
 def header(scope: Scope, name: bytes) -> str | None:
     """The value of a header, None if it is not there. Raises BadRequest if it is there twice."""
-    values = by_name(scope).get(name)
-    if values is None:
-        return None
-    if len(values) > 1:
-        times = f"the header {name.decode()} is there {len(values)} times"
+    known: dict[bytes, str | list[str]] | None = scope.get(_BY_NAME)
+    if known is None:
+        known = by_name(scope)
+    value = known.get(name)
+    if isinstance(value, list):
+        times = f"the header {name.decode()} is there {len(value)} times"
         raise BadRequest(f"{times}; send it once", field=name.decode())
-    return values[0]
+    return value
 
 
 def not_here(what: str) -> NotFound:

@@ -109,15 +109,16 @@ class Window:
     def add(self, events: Sequence[Event]) -> None:
         """Take in what was just appended, in order; let go of the oldest."""
         self._share_anew()
+        ids, entries = self._ids, self._entries
         for event in events:
             id_, kind, header, payload = event.id, event.event, event.header, event.payload
             if kind == "redacted":
                 # Any frame may hold the payload that is gone now; the store has what may still be shown.
-                self._drop(len(self._ids), id_)
+                self._drop(len(ids), id_)
                 continue
-            size = FRAME_BYTES + len(header) + len(payload or b"")
-            self._ids.append(id_)
-            self._entries.append(Entry(id_, kind, event.agent, event.sender, header, payload, size))
+            size = FRAME_BYTES + len(header) + (len(payload) if payload else 0)
+            ids.append(id_)
+            entries.append(Entry(id_, kind, event.agent, event.sender, header, payload, size))
             self._bytes += size
         surplus = max(0, len(self._ids) - self._events_max)
         over = self._bytes - sum(one.size for one in self._entries[:surplus]) - self._bytes_max

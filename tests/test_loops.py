@@ -29,7 +29,7 @@ class Detectors:
         if self.rings.ring(sender, to, self.now):
             return "cycle"
         self.sent += 1
-        self.pairs.saw(sender, to, hops, self.sent, self.now)
+        self.pairs.saw(sender, to, [(hops, self.sent)], self.now)
         self.rings.saw(sender, to, self.sent, self.now)
         return ""
 

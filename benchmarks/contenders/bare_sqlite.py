@@ -54,7 +54,7 @@ def _insert_plainly(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ..
 
 
 def _insert_ours(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    run_all(connection, "insert_event", rows)
+    run_all(connection, "insert_message", rows)
     run_all(connection, "put_thread", [(row[0], row[0], 0) for row in rows])
 
 
@@ -66,11 +66,14 @@ def _rows() -> list[tuple[Any, ...]]:
 def _row(number: int) -> tuple[Any, ...]:
     fields = {"from_agent": "bench", "type": "MESSAGE", "hops": 0, "to_agent": "mel", "thread_id": number + 1}
     draft = Draft("message", fields, b'{"text":"' + TEXT.encode() + b'"}')
-    return seal(draft, number + 1, utc_now(time.time()), GENESIS, None, 0, bytes(SALT_BYTES))[1][1:]
+    name, values = seal(draft, number + 1, utc_now(time.time()), GENESIS, None, 0, bytes(SALT_BYTES))[1]
+    assert name == "insert_message", name
+    return values[1:]
 
 
 def _plain(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The same row as it stands in the table: text and NULL instead of what the bus hands over for them."""
-    header, salt, digest, hash_, payload = (bytes(value) for value in row[-5:])
-    values = (None if value in (-1, "", bytearray()) else value for value in row[:-5])
-    return (*values, header.decode(), salt, digest, hash_, payload.decode())
+    """The same row as it stands in the table, but for its id: every column, text and NULL where it has them."""
+    time_, agent, sender, thread_id, _, header, salt, digest, hash_, payload = row
+    nothing = (None,) * 6  # what it replies to, when it expires, and its key
+    blobs = bytes(salt), bytes(digest), bytes(hash_)
+    return ("message", time_, agent, sender, thread_id, *nothing, header.decode(), *blobs, payload.decode())
