@@ -1,8 +1,9 @@
-"""Answers: whole ones, as JSON or as problem+json (RFC 9457); they know nothing of the log."""
+"""Answers: whole ones, as JSON or problem+json (RFC 9457), and their form on the wire; they know nothing of the log."""
 
 import http
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
         await send({"type": "http.response.body", "body": self.body})
 
 
+_CLOSE = (b"connection", b"close")
 _JSON: Headers = ((b"cache-control", b"no-store"), (b"content-type", b"application/json"))
 
 
@@ -73,3 +75,18 @@ def _problem_headers(error: EventlogError) -> dict[str, str]:
         wait_s = RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))
     return headers
+
+
+@lru_cache(maxsize=4)
+def chunk(part: bytes) -> bytes:
+    """A part of an answer as it goes over the wire (RFC 9112 section 7.1); many clients are sent the same."""
+    return b"%x\r\n%b\r\n" % (len(part), part)
+
+
+@lru_cache(maxsize=256)
+def header_lines(always: Headers, more: Headers, keep_alive: bool) -> tuple[bytes, bool]:
+    """An answer's headers as they go over the wire, and whether the connection is kept after it."""
+    headers = (*always, *more)
+    if not keep_alive and _CLOSE not in headers:
+        headers = (*headers, _CLOSE)
+    return b"".join(b"%b: %b\r\n" % header for header in headers), _CLOSE not in headers

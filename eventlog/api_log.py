@@ -14,7 +14,7 @@ from eventlog.call import Call
 from eventlog.errors import BadRequest, Forbidden
 from eventlog.event import KINDS, fold
 from eventlog.follow import Follower
-from eventlog.web import abort, check_visible, cursor
+from eventlog.web import WRITE, abort, check_visible, cursor
 from eventlog.window import Filter
 
 #: Kinds of event that say nothing of an agent: an auditor's business alone.
@@ -80,13 +80,16 @@ async def events(call: Call) -> ASGIApp:
 
 async def _sent(call: Call, follower: Follower, send: Send) -> AsyncIterator[bytes]:
     """What the follower gives: the opening to the library, which begins the answer with it and ends all of this when
-    the client goes; the rest straight to the server, as the library's own way costs as much as all else of a delivery.
+    the client goes; the rest straight to the server, as the library's own way costs as much as all else of a delivery,
+    and most of it straight to the connection, without a task in between.
 
     A wake's stream ends when its token is over; that is looked at with each chunk, signs of life among them.
     """
     wake_id = call.caller.wake
     async with aclosing(aiter(follower)) as chunks:
         yield await anext(chunks)
+        if wake_id is None:
+            follower.write = call.scope.get(WRITE)
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if wake_id is not None and await call.bus.leases.token_agent(wake_id) is None:

@@ -1,7 +1,7 @@
 """Followers: reading history and following live are one loop of pulls, strictly after a cursor."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 from weakref import WeakSet
@@ -138,10 +138,12 @@ class Follower:
         self._beat_due = False
         self._caught_up = start >= self.head
         self._page_limit = PAGE_EVENTS_FIRST
+        #: Sends a chunk at once, and says whether it could. With it, what came goes out without waking who iterates.
+        self.write: Callable[[bytes], bool] | None = None
         hub.join(self)
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
-        with self._presence, self._hub.bells.hung(self._wanted) as bell, self._beating(bell):
+        with self._presence, self._hub.bells.hung(self._wanted, self._turn) as bell, self._beating(bell):
             yield self._opening()
             while not self.ended:
                 chunk = b""
@@ -157,6 +159,19 @@ class Follower:
                     yield chunk
                 else:
                     await asyncio.sleep(0)  # a long stretch of hidden events must not hold up everyone else
+
+    def _turn(self) -> bool:
+        """While the iterator waits: send what came, if that is all that there is to do."""
+        cursor, head = self._cursor, self._hub.head.value
+        if cursor >= head:
+            return True  # sent by a turn before this one
+        if self.write is None or self.ended or self._beat_due or not self._caught_up:
+            return False
+        pulled = self._hub.window.slice(self._wanted, cursor)
+        if pulled is None or not pulled.shown or not self.write(pulled.data):
+            return False
+        self._cursor, self._told, self._hidden = pulled.cursor, pulled.shown, pulled.hidden
+        return pulled.cursor >= head
 
     @contextmanager
     def _beating(self, bell: Bell) -> Iterator[None]:

@@ -133,7 +133,7 @@ class Mail:
         parents: dict[tuple[int | None, int | None], _Parent] = {(None, None): caused}
         from_agent = self._store.agent(sender).name
         placed: list[Placed] = []
-        put = placed.append
+        add = placed.append
         # What those that are alike but for their payloads become, one for each recipient, is made once for all of them.
         known: dict[tuple[Any, ...], tuple[_Parent, list[dict[str, Any]]]] = {}
         for message in messages:
@@ -157,7 +157,7 @@ class Mail:
             if len(placed) + len(made) > self._recipients_max:
                 raise BadRequest(f"a request may make {self._recipients_max} messages; send several", field="to_agent")
             for fields in made:
-                put(Placed(Draft("message", fields, message.payload), parent.thread, parent.cause))
+                add(Placed(Draft("message", fields, message.payload), parent.thread, parent.cause))
         return placed
 
     def _recipients(self, to_agent: str, sender: str) -> list[str]:

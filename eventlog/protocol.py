@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from functools import partial
 from typing import Any, ClassVar, cast
 
+import msgspec
 from starlette.types import ASGIApp, Receive, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from eventlog.answers import Answer, Headers, problem
+from eventlog.answers import Answer, chunk, header_lines, problem
 from eventlog.call import Seats
 from eventlog.errors import BadRequest, EventlogError, TooLarge
-from eventlog.web import ABORT, BODY, WHOLE, by_name
+from eventlog.web import ABORT, BODY, WHOLE, WRITE, by_name
 
 #: Answers a request whose body is in its scope (web.BODY); None if nobody is there any more.
 Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
@@ -24,21 +25,17 @@ HEADS_MAX, HEAD_BYTES_MAX = 1000, 2048
 HELD_BYTES_MAX = 65_536
 
 _HEAD_ENDS = b"\r\n\r\n"
-_CLOSE = (b"connection", b"close")
 
 
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """What one header means: the scope of its requests, how long their bodies are, what answers them, and the seats of
     which each must have one."""
 
-    __slots__ = ("keep_alive", "length", "respond", "scope", "seats")
-
-    def __init__(self, scope: Scope, length: int, respond: Respond, seats: Seats | None, *, keep_alive: bool) -> None:
-        self.scope = scope
-        self.length = length
-        self.respond = respond
-        self.seats = seats
-        self.keep_alive = keep_alive
+    scope: Scope
+    length: int
+    respond: Respond
+    seats: Seats | None
+    keep_alive: bool
 
 
 class Connection(HttpToolsProtocol):
@@ -122,7 +119,7 @@ class Connection(HttpToolsProtocol):
         self._piece = b""
         if self._alone is not None:  # more of it is to come, whatever it looked like
             self._alone = None
-            super()._start_asgi_task(self.cycle, self.app)
+            self._start_long(self.cycle, self.app)
         if self._in_header and not self.transport.is_closing():
             # A header that is not whole yet: nothing of it may have been told to us, so its bytes are counted here,
             # but for those of a piece that began with other requests.
@@ -166,7 +163,23 @@ class Connection(HttpToolsProtocol):
         """uvicorn starts to answer here, before the body; a request that may take the short way waits for its end."""
         self._alone = self._read_alone(cycle)
         if self._alone is None:
-            super()._start_asgi_task(cycle, app)
+            self._start_long(cycle, app)
+
+    def _start_long(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cast(dict[str, Any], cycle.scope)[WRITE] = partial(self._write_part, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _write_part(self, cycle: RequestResponseCycle, part: bytes) -> bool:
+        """Write a part of an answer without an end at once, as the cycle would; False if it is not the time for it."""
+        if (
+            self.flow.write_paused
+            or self.transport.is_closing()
+            or cycle.response_complete
+            or not cycle.chunked_encoding
+        ):
+            return False
+        self.transport.write(chunk(part))
+        return True
 
     # ---- the short way ----------------------------------------------------------------------------------------------
 
@@ -235,7 +248,7 @@ class Connection(HttpToolsProtocol):
 
     def _send(self, answer: Answer, *, keep_alive: bool) -> None:
         """Send a whole answer in one write."""
-        lines, keep_alive = _lines(tuple(self.server_state.default_headers), answer.headers, keep_alive)
+        lines, keep_alive = header_lines(tuple(self.server_state.default_headers), answer.headers, keep_alive)
         body = answer.body
         self.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[answer.status], lines, len(body), body))
         if not keep_alive:
@@ -251,11 +264,11 @@ class Connection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.cycle is not None:
             self.cycle.response_complete = True
-        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
-            self._set_keep_alive(self.timeout_keep_alive)
         held, self._held = self._held, b""
         if self.transport.is_closing():
             return
+        if self.timeout_keep_alive_task is None:
+            self._set_keep_alive(self.timeout_keep_alive)
         self.flow.resume_reading()  # a long body, or much of what came meanwhile, has paused it
         if held:
             self.data_received(held)
@@ -317,15 +330,6 @@ class Connection(HttpToolsProtocol):
             self._refuse(BadRequest(f"the request's header did not arrive within {self.header_timeout_s:g} s"))
         else:
             self.transport.close()
-
-
-@lru_cache(maxsize=256)
-def _lines(always: Headers, more: Headers, keep_alive: bool) -> tuple[bytes, bool]:
-    """An answer's headers as they go over the wire, and whether the connection is kept after it."""
-    headers = (*always, *more)
-    if not keep_alive and _CLOSE not in headers:
-        headers = (*headers, _CLOSE)
-    return b"".join(b"%b: %b\r\n" % header for header in headers), _CLOSE not in headers
 
 
 def limited(header_limit_bytes: int, header_timeout_s: float, direct: Direct) -> type[Connection]:

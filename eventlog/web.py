@@ -74,6 +74,8 @@ def not_here(what: str) -> NotFound:
 # ---- bodies ---------------------------------------------------------------------------------------------------------
 
 
+#: Where eventlog.protocol leaves what writes a part of an answer that has begun, and says whether it could at once.
+WRITE = "eventlog.write"
 #: Where eventlog.protocol says that all of a request has arrived: reading its body waits for nothing.
 WHOLE = "eventlog.whole"
 #: Where it leaves the body itself, of a request that came whole in one piece.

@@ -57,15 +57,19 @@ class Listener:
         self.follower = follower
         self.frames: list[Frame] = []
         self.raw = b""
+        self._decoder = Decoder()
         self._moved = asyncio.Event()
         self.task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
-        decoder = Decoder()
         async for chunk in self.follower:
-            self.raw += chunk
-            self.frames += decoder.feed(chunk)
-            self._moved.set()
+            self.take(chunk)
+
+    def take(self, chunk: bytes) -> None:
+        """Be sent a chunk."""
+        self.raw += chunk
+        self.frames += self._decoder.feed(chunk)
+        self._moved.set()
 
     async def until(self, reached: Callable[["Listener"], bool]) -> None:
         """Returns as soon as `reached` is so; fails if it is not by the deadline."""

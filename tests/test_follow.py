@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from eventlog.event import Event, Message
 from eventlog.follow import HIDDEN_MAX
 from eventlog.log import EventLog
 from eventlog.store import Store
-from eventlog.window import Filter, Slice
+from eventlog.window import SLICE_EVENTS_MAX, Filter, Slice
 from tests.logs import ALL, DEADLINE_S, Listener, listening, opened, report, send, wake
 
 pytestmark = pytest.mark.anyio
@@ -302,6 +303,113 @@ async def test_a_follower_that_comes_after_the_end_ends_at_once(tmp_path: Path) 
         client = Listener(log.follow(ALL, after=0))
         await asyncio.wait_for(client.task, DEADLINE_S)
         assert len(client.frames) == 1
+
+
+class Connection:
+    """Takes a client's chunks at once, as long as `ready` says so; counts what it took."""
+
+    def __init__(self, client: Listener, ready: Callable[[], bool]) -> None:
+        self.taken = self.empty = 0
+        self._client = client
+        self._ready = ready
+        client.follower.write = self._write
+
+    def _write(self, chunk: bytes) -> bool:
+        if not self._ready():
+            return False
+        self.taken += 1
+        self.empty += not chunk
+        self._client.take(chunk)
+        return True
+
+
+async def test_a_connection_that_is_ready_is_sent_what_comes_without_waking_anyone(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log, listening(log.follow(ALL, heartbeat_s=60)) as client:
+        await client.until(lambda c: bool(c.frames))
+        connection = Connection(client, lambda: True)
+        wait = Bell.wait
+        waits: list[Bell] = []
+
+        async def counted(self: Bell) -> None:
+            waits.append(self)
+            await wait(self)
+
+        with pytest.MonkeyPatch.context() as counting:
+            counting.setattr(Bell, "wait", counted)
+            ids = [*await send_many(log, 3), *await send_many(log, 2)]
+            await client.reach(ids[-1])
+        assert client.shown == ids
+        assert connection.taken == 2
+        assert not waits
+
+
+async def test_nothing_is_missed_or_seen_twice_however_often_the_connection_is_ready(tmp_path: Path) -> None:
+    """Whatever it does not take goes the long way, and that in order; so do heartbeats and what is hidden."""
+    async with opened(tmp_path, window_events=30) as log:
+        chance = random.Random(7)
+        both = Filter(agents=frozenset({"mel", "ann"}))
+        async with listening(log.follow(both, heartbeat_s=0.02)) as client:
+            await client.until(lambda c: bool(c.frames))
+            connection = Connection(client, lambda: chance.random() < 0.6)
+            ids: list[int] = []
+            for _ in range(300):
+                to = chance.choice(["mel", "ann", "bob"])
+                sent = await send_many(log, chance.choice([1, 1, 1, 2, 50]), to)
+                ids += sent if to != "bob" else []
+                await asyncio.sleep(chance.choice([0, 0, 0, 0.001]))
+            await client.reach(ids[-1])
+            assert client.shown == ids
+            assert [frame.cursor for frame in client.frames] == sorted(frame.cursor or 0 for frame in client.frames)
+            assert 0 < connection.taken < 300
+            assert client.id_only
+
+
+async def test_what_is_more_than_a_chunk_goes_on_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log, listening(log.follow(ALL, heartbeat_s=60)) as client:
+        await client.until(lambda c: bool(c.frames))
+        connection = Connection(client, lambda: True)
+        ids = await send_many(log, 500, payload="x" * 2000)
+        await client.reach(ids[-1])
+        assert client.shown == ids
+        assert connection.taken == 1  # the rest is for who iterates
+
+
+async def test_a_connection_is_never_given_an_empty_chunk(tmp_path: Path) -> None:
+    """Over HTTP that is the end of the answer."""
+    async with opened(tmp_path) as log, listening(log.follow(only("mel"), heartbeat_s=60)) as client:
+        await client.until(lambda c: bool(c.frames))
+        connection = Connection(client, lambda: True)
+        await send_many(log, SLICE_EVENTS_MAX + 1, "bob")
+        ids = await send_many(log, 1)
+        await client.reach(ids[-1])
+        assert client.shown == ids
+        assert connection.empty == 0
+
+
+async def test_a_connection_that_fails_costs_no_follower_anything(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log, listening(log.follow(ALL)) as fails, listening(log.follow(ALL)) as other:
+        for client in (fails, other):
+            await client.until(lambda c: bool(c.frames))
+
+        def gone() -> bool:
+            raise RuntimeError("the transport is closed")
+
+        Connection(fails, gone)
+        Connection(other, lambda: True)
+        ids = [*await send_many(log, 1), *await send_many(log, 1)]
+        for client in (fails, other):
+            await client.reach(ids[-1])
+            assert client.shown == ids
+
+
+async def test_a_connection_is_sent_nothing_once_its_stream_has_ended(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log, listening(log.follow(ALL)) as client:
+        await client.until(lambda c: bool(c.frames))
+        connection = Connection(client, lambda: True)
+        client.follower.ended = True
+        await send_many(log, 1)
+        await asyncio.wait_for(client.task, DEADLINE_S)
+        assert (connection.taken, client.shown) == (0, [])
 
 
 async def test_revoking_a_token_ends_its_streams_and_no_others(tmp_path: Path) -> None:
