@@ -8,9 +8,9 @@ from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
-#: How many rows share a statement, the most first. Each statement is one step outside Python's lock; one for each row
-#: would have the writer wait for that lock again and again while the event loop computes.
-ROWS = (64, 16, 4, 1)
+#: How many rows share a statement, the most first: powers of two. Each statement is one step outside Python's lock; one
+#: for each row would have the writer wait for that lock again and again while the event loop computes.
+ROWS = (64, 32, 16, 8, 4, 2, 1)
 
 #: A statement by its name, and the values of its parameters.
 Write = tuple[str, tuple[Any, ...]]
@@ -33,11 +33,16 @@ def run_all(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[Any,
     if name not in _OF_MANY:
         connection.executemany(SQL[name], rows)
         return
-    done = 0
-    for size, statement in _OF_MANY[name]:
-        while len(rows) - done >= size:
-            connection.execute(statement, tuple(chain.from_iterable(rows[done : done + size])))
-            done += size
+    done, left = 0, len(rows)
+    if left == 1:
+        connection.execute(SQL[name], rows[0])
+        return
+    while left:
+        # The largest of these that is not more than what is left: they are powers of two.
+        size = min(ROWS[0], 1 << left.bit_length() - 1)
+        connection.execute(_OF_MANY[name][size], tuple(chain.from_iterable(rows[done : done + size])))
+        done += size
+        left -= size
 
 
 def run_each(connection: sqlite3.Connection, writes: Iterable[Write]) -> None:
@@ -46,12 +51,12 @@ def run_each(connection: sqlite3.Connection, writes: Iterable[Write]) -> None:
         run_all(connection, name, [values for _, values in run])
 
 
-def _of_many(statement: str) -> tuple[tuple[int, str], ...]:
-    """A statement with its VALUES so many times, for each size."""
+def _of_many(statement: str) -> dict[int, str]:
+    """A statement with its VALUES so many times, by how many."""
     values = _VALUES.search(statement)
     assert values is not None
     before, after = statement[: values.start(1)], statement[values.end(1) :]
-    return tuple((size, before + ", ".join([values[1]] * size) + after) for size in ROWS)
+    return {size: before + ", ".join([values[1]] * size) + after for size in ROWS}
 
 
 _OF_MANY = {name: _of_many(statement) for name, statement in SQL.items() if _VALUES.search(statement)}

@@ -124,6 +124,8 @@ class Store:
 
     def publish(self, agents: Mapping[str, Agent]) -> None:
         """Take over what a commit made of these agents; the engine's alone."""
+        if not agents:
+            return
         self.names_version += any(agent.known and not self.known(name) for name, agent in agents.items())
         self._agents.update(agents)
         self._states.update((name, agent.state) for name, agent in agents.items())

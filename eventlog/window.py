@@ -120,8 +120,10 @@ class Window:
             ids.append(id_)
             entries.append(Entry(id_, kind, event.agent, event.sender, header, payload, size))
             self._bytes += size
-        surplus = max(0, len(self._ids) - self._events_max)
-        over = self._bytes - sum(one.size for one in self._entries[:surplus]) - self._bytes_max
+        surplus = max(0, len(ids) - self._events_max)
+        if not surplus and self._bytes <= self._bytes_max:
+            return
+        over = self._bytes - sum([one.size for one in entries[:surplus]]) - self._bytes_max
         while over > 0:
             over -= self._entries[surplus].size
             surplus += 1
