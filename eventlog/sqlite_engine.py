@@ -142,14 +142,19 @@ class SqliteEngine:
             if self._erased:
                 self._erased = not await self._store.writer.run(database.fold_wal)
                 reached("bus.append.folded")
-        for (future, _), answer in zip(group, done.answers, strict=True):
-            if future.done():  # cancelled by whoever waited
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-        reached("bus.append.answered")
+        # A step of the loop later: what followers are sent goes out before anyone makes an answer of these.
+        asyncio.get_running_loop().call_soon(_answer, group, done.answers)
+
+
+def _answer(group: Sequence[_Waiting], answers: Sequence[Answer | Exception]) -> None:
+    for (future, _), answer in zip(group, answers, strict=True):
+        if future.done():  # cancelled by whoever waited
+            continue
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+    reached("bus.append.answered")
 
 
 class _Group:
