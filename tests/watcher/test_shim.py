@@ -281,6 +281,8 @@ def test_the_guard_of_a_shim_that_began_nothing_leaves_the_next_ones_command_alo
             command = json.loads((folder.path / ".started.new").read_text())["group"]
             children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
             (guard,) = set(map(int, children)) - {command}
+            # Stopped before it has let go of what it inherited, it would hold the folder's lock.
+            wait_until(lambda: len(os.listdir(f"/proc/{guard}/fd")) == 4, "the guard has three streams and its pipe")
             os.kill(guard, signal.SIGSTOP)
             first.kill()
     with folder.start() as second:
