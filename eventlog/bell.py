@@ -23,20 +23,15 @@ Turn = Callable[[], bool]
 class Bell:
     """One waiter's bell. It hangs for as long as its waiter lives, so that waiting once more costs next to nothing.
 
-    `turn` stands in for a waiter who waits: it costs a fifth of what waking a task does.
+    `stand_in` has its waiter's turns while that waits: a call costs a fraction of what waking a task does.
     """
 
-    __slots__ = ("_rung", "_turn", "_waiter")
+    __slots__ = ("_rung", "_waiter", "stand_in")
 
-    def __init__(self, turn: Turn | None = None) -> None:
+    def __init__(self, stand_in: Turn | None = None) -> None:
+        self.stand_in = stand_in
         self._rung = False
-        self._turn = turn
         self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether somebody waits, for whom a turn may stand in."""
-        return self._turn is not None and self._waiter is not None and not self._waiter.done()
 
     def ring(self) -> None:
         """End the wait; if there is none, the next one ends at once."""
@@ -46,11 +41,13 @@ class Bell:
 
     def turn(self) -> None:
         """Have the waiter's turn taken, or ring."""
-        try:
-            if self.waits and self._turn is not None and self._turn():
-                return
-        except Exception:
-            _log.exception("a follower's turn failed; it takes its own")
+        stand_in, waiter = self.stand_in, self._waiter
+        if stand_in is not None and waiter is not None and not waiter.done():
+            try:
+                if stand_in():
+                    return
+            except Exception:
+                _log.exception("a follower's turn failed; it takes its own")
         self.ring()
 
     async def wait(self) -> None:
@@ -77,9 +74,9 @@ class Bells:
         self._hung: dict[str | None, dict[Filter, set[Bell]]] = {}
 
     @contextmanager
-    def hung(self, wanted: Filter, turn: Turn | None = None) -> Iterator[Bell]:
-        """A bell that rings, while the block lasts, for what `wanted` shows; or `turn` stands in for who waits."""
-        bell = Bell(turn)
+    def hung(self, wanted: Filter, stand_in: Turn | None = None) -> Iterator[Bell]:
+        """A bell that rings, while the block lasts, for what `wanted` shows; or has `stand_in` take the turn."""
+        bell = Bell(stand_in)
         places = tuple(wanted.agents) or (None,)
         for agent in places:
             self._hung.setdefault(agent, {}).setdefault(wanted, set()).add(bell)
@@ -115,10 +112,10 @@ class Bells:
             for wanted, bells in self._hung.get(agent, {}).items():
                 if any(wanted.shows(one.event, one.agent, one.sender) for one in new):
                     for bell in bells:
-                        if bell.waits:
-                            waiting.append(bell)
-                        else:
+                        if bell.stand_in is None:
                             bell.ring()
+                        else:
+                            waiting.append(bell)
         loop.call_soon(self._turns, waiting)
 
     def _begin(self) -> None:

@@ -162,16 +162,18 @@ class Follower:
 
     def _turn(self) -> bool:
         """While the iterator waits: send what came, if that is all that there is to do."""
-        cursor, head = self._cursor, self._hub.head.value
-        if cursor >= head:
+        hub, write = self._hub, self.write
+        head = hub.head.value
+        if self._cursor >= head:
             return True  # sent by a turn before this one
-        if self.write is None or self.ended or self._beat_due or not self._caught_up:
+        if write is None or self.ended or self._beat_due or not self._caught_up:
             return False
-        pulled = self._hub.window.slice(self._wanted, cursor)
-        if pulled is None or not pulled.shown or not self.write(pulled.data):
+        pulled = hub.window.slice(self._wanted, self._cursor)
+        if pulled is None or not pulled.shown or not write(pulled.data):
             return False
-        self._cursor, self._told, self._hidden = pulled.cursor, pulled.shown, pulled.hidden
-        return pulled.cursor >= head
+        self._cursor = cursor = pulled.cursor
+        self._told, self._hidden = pulled.shown, pulled.hidden
+        return cursor >= head
 
     @contextmanager
     def _beating(self, bell: Bell) -> Iterator[None]:
