@@ -33,16 +33,12 @@ def run_all(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[Any,
     if name not in _OF_MANY:
         connection.executemany(SQL[name], rows)
         return
-    done, left = 0, len(rows)
-    if left == 1:
-        connection.execute(SQL[name], rows[0])
-        return
-    while left:
+    done = 0
+    while left := len(rows) - done:
         # The largest of these that is not more than what is left: they are powers of two.
         size = min(ROWS[0], 1 << left.bit_length() - 1)
         connection.execute(_OF_MANY[name][size], tuple(chain.from_iterable(rows[done : done + size])))
         done += size
-        left -= size
 
 
 def run_each(connection: sqlite3.Connection, writes: Iterable[Write]) -> None:

@@ -43,7 +43,6 @@ class Columns(msgspec.Struct, frozen=True):
             return self.event, self.time, fold(self.agent) if self.agent else None, None, None, None, None
         if not self.to_agent or not self.from_agent or self.thread_id is None:
             raise msgspec.ValidationError("a message has from_agent, to_agent and thread_id")
-        expires = instant(self.expires) if self.expires else None
         return (
             self.event,
             self.time,
@@ -51,7 +50,7 @@ class Columns(msgspec.Struct, frozen=True):
             fold(self.from_agent),
             self.thread_id,
             self.reply_to,
-            expires,
+            instant(self.expires) if self.expires else None,
         )
 
 

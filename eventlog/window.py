@@ -125,10 +125,9 @@ class Window:
             return
         over = self._bytes - sum([one.size for one in entries[:surplus]]) - self._bytes_max
         while over > 0:
-            over -= self._entries[surplus].size
+            over -= entries[surplus].size
             surplus += 1
-        if surplus:
-            self._drop(surplus, self._ids[surplus - 1])
+        self._drop(surplus, ids[surplus - 1])
 
     def slice(self, wanted: Filter, after: int) -> Slice | None:
         """What `wanted` shows after `after`; None if the window does not know it all, or nothing after it."""

@@ -246,8 +246,11 @@ async def test_an_idle_stream_shows_life_every_heartbeat(tmp_path: Path) -> None
 async def test_a_busy_stream_shows_its_heartbeat_too(tmp_path: Path) -> None:
     async with opened(tmp_path) as log, listening(log.follow(ALL, heartbeat_s=0.05)) as client:
         async with asyncio.timeout(DEADLINE_S):
+            ids: list[int] = []
             while client.raw.count(b": \n\n") < 3:
-                await send_many(log, 1)
+                ids += await send_many(log, 1)
+        await client.reach(ids[-1])
+        assert client.shown == ids
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,11 @@ def test_the_command_does_not_hold_the_lock(tmp_path: Path) -> None:
     """R4: else the folder could not be removed as long as something is left running."""
     folder = make_folder(tmp_path, shell("sleep 60 & echo $! > left; exit 0"))
     folder.run()
+    (left,) = pids_in(tmp_path / "left")
+    assert alive(left), "the lock is looked at while something is left running"
     with (folder.path / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    end(*pids_in(tmp_path / "left"))
+    end(left)
 
 
 def test_a_shim_leaves_a_folder_alone_whose_lock_is_taken(tmp_path: Path) -> None:
@@ -299,9 +301,10 @@ def test_the_guard_of_a_shim_that_began_nothing_leaves_the_next_ones_command_alo
 def test_a_child_with_an_emptied_environment_dies_with_the_shim(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, shell("env -i sleep 60 & echo $! > pids; wait"))
     with folder.start() as process:
-        wait_until(lambda: pids_in(tmp_path / "pids"))
+        (child,) = wait_until(lambda: pids_in(tmp_path / "pids"))
+        assert alive(child)
         process.kill()
-    wait_until(lambda: not any(map(alive, pids_in(tmp_path / "pids"))))
+    wait_until(lambda: not alive(child))
 
 
 @pytest.mark.fault

@@ -141,6 +141,8 @@ class TestTheStarter:
         with Shims():
             (first,) = await until(starters)
             waiting = await family_ahead(first)
+            assert waiting
+            assert all(map(alive, waiting))
             os.kill(first, signal.SIGKILL)
             await until(lambda: not any(map(alive, waiting)))
 
