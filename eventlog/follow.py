@@ -1,6 +1,7 @@
 """Followers: reading history and following live are one loop of pulls, strictly after a cursor."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
@@ -22,6 +23,9 @@ PAGE_EVENTS_FIRST = 50
 PAGE_BYTES = CHUNK_BYTES_MAX * 3 // 4
 #: How many of the pages that were read last are kept for followers that replay the same.
 PAGES_MAX = 16
+#: So many followers that ask for the same page at once get a whole one; more get smaller ones. An append goes in
+#: between what two of them are sent, and waits for the kernel to copy it.
+WHOLE_PAGES_MAX = 4
 
 
 class Pages(Protocol):
@@ -45,8 +49,10 @@ class Hub:
         self.window = Window(head.value, events_max=events_max, bytes_max=bytes_max)
         self._pages = pages
         self._turn = asyncio.Lock()
-        #: The pages that were read last, oldest first.
-        self._read: dict[tuple[Filter, int], Slice] = {}
+        #: The pages that were read last, oldest first, with the limits that they were read with.
+        self._read: dict[tuple[Filter, int], tuple[Slice, int]] = {}
+        #: How many ask for the same page now.
+        self._asking: Counter[tuple[Filter, int]] = Counter()
         self._followers: WeakSet[Follower] = WeakSet()
         self.bells = Bells()
 
@@ -69,22 +75,31 @@ class Hub:
             finally:
                 alarm.cancel()
 
-    async def page(self, wanted: Filter, after: int, limit: int) -> Slice:
-        """What `wanted` shows of about `limit` events behind the window; the head must be past `after`.
+    async def page(self, wanted: Filter, after: int, limit: int) -> tuple[Slice, int]:
+        """What `wanted` shows of about `limit` events behind the window, and how many it took at most: fewer where many
+        ask for the same. The head must be past `after`.
 
         Followers take turns, each read and each page being one: so reading leaves connections to others, what many
         replay is read once, and appends go in between.
         """
         place = (wanted, after)
-        async with self._turn:
-            read = self._read
-            found = read.get(place)
-            if found is None:
-                found = read[place] = await self._pages.frames(wanted, after, self.head.value + 1, limit)
-                if len(read) > PAGES_MAX:
-                    del read[next(iter(read))]
-            else:
-                await asyncio.sleep(0)
+        self._asking[place] += 1
+        try:
+            async with self._turn:
+                read = self._read
+                found = read.get(place)
+                if found is None:
+                    part = max(1, limit * WHOLE_PAGES_MAX // max(WHOLE_PAGES_MAX, self._asking[place]))
+                    page = await self._pages.frames(wanted, after, self.head.value + 1, part)
+                    found = read[place] = page, part
+                    if len(read) > PAGES_MAX:
+                        del read[next(iter(read))]
+                else:
+                    await asyncio.sleep(0)
+        finally:
+            self._asking[place] -= 1
+            if not self._asking[place]:
+                del self._asking[place]
         return found
 
     def join(self, follower: "Follower") -> None:
@@ -205,8 +220,8 @@ class Follower:
         """The next chunk of what is after the cursor; empty if all of it is hidden."""
         pulled = self._hub.window.slice(self._wanted, self._cursor)
         if pulled is None:
-            pulled = await self._hub.page(self._wanted, self._cursor, self._page_limit)
-            self._learn_size(pulled)
+            pulled, limit = await self._hub.page(self._wanted, self._cursor, self._page_limit)
+            self._learn_size(len(pulled.data), limit)
         self._cursor = pulled.cursor
         if pulled.shown:
             self._told, self._hidden = pulled.shown, pulled.hidden
@@ -218,9 +233,9 @@ class Follower:
             return pulled.data + self._id_only()
         return pulled.data
 
-    def _learn_size(self, pulled: Slice) -> None:
-        """Read pages of about one chunk: of many small events, of few large ones."""
-        fit = self._page_limit * PAGE_BYTES // max(1, len(pulled.data))
+    def _learn_size(self, size: int, limit: int) -> None:
+        """Ask for pages of about one chunk: of many small events, of few large ones."""
+        fit = limit * PAGE_BYTES // max(1, size)
         self._page_limit = max(1, min(PAGE_EVENTS_MAX, 2 * self._page_limit, fit))
 
     def _id_only(self) -> bytes:
