@@ -73,6 +73,7 @@ class Connection(HttpToolsProtocol):
         self._held = b""
         self._last = False
         self._used = False
+        self._eof = False
         self._gone: asyncio.Event | None = None
 
     @property
@@ -102,10 +103,17 @@ class Connection(HttpToolsProtocol):
             self._gone.set()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more: it is gone, or has closed its half and waits for what it asked for."""
+        self._eof = True
+        return self._answering is not None and self._gone is None
+
     def data_received(self, data: bytes) -> None:
         """Some bytes came."""
         if self._answering is not None:
-            self._hold(data)
+            self._held += data
+            if len(self._held) > HELD_BYTES_MAX:
+                self.flow.pause_reading()
             return
         if self._between and not self._in_cycle:
             end = data.find(_HEAD_ENDS) + len(_HEAD_ENDS)
@@ -240,10 +248,12 @@ class Connection(HttpToolsProtocol):
 
     async def _receive(self) -> dict[str, Any]:
         """What ASGI's `receive` says once the body was read: the client is gone, as soon as it is."""
-        if self._gone is None:
-            self._gone = asyncio.Event()
-        if not self.transport.is_closing():
-            await self._gone.wait()
+        gone = self._gone = asyncio.Event()
+        try:
+            if not self._eof and not self.transport.is_closing():
+                await gone.wait()
+        finally:
+            self._gone = None
         return {"type": "http.disconnect"}
 
     def _send(self, answer: Answer, *, keep_alive: bool) -> None:
@@ -268,15 +278,13 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.timeout_keep_alive_task is None:
-            self._set_keep_alive(self.timeout_keep_alive)
+            after_s = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
         self.flow.resume_reading()  # a long body, or much of what came meanwhile, has paused it
         if held:
             self.data_received(held)
-
-    def _hold(self, data: bytes) -> None:
-        self._held += data
-        if len(self._held) > HELD_BYTES_MAX:
-            self.flow.pause_reading()
+        if self._eof and self._answering is None:
+            self.transport.close()
 
     # ---- ending -----------------------------------------------------------------------------------------------------
 
@@ -292,12 +300,9 @@ class Connection(HttpToolsProtocol):
         self.timeout_keep_alive_task = None
         left_s = self._answered_at + self.timeout_keep_alive - self.loop.time()
         if self._answering is not None or left_s > 0:
-            self._set_keep_alive(max(left_s, 1.0))
+            self.timeout_keep_alive_task = self.loop.call_later(max(left_s, 1.0), self.timeout_keep_alive_handler)
         else:
             super().timeout_keep_alive_handler()
-
-    def _set_keep_alive(self, after_s: float) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
 
     # ---- refusing ---------------------------------------------------------------------------------------------------
 

@@ -129,6 +129,27 @@ def test_a_client_that_went_away_leaves_its_seat(tmp_path: Path) -> None:
         until(lambda: not refused())
 
 
+@pytest.mark.parametrize("waited", [False, True], ids=["at once", "after a wait"])
+def test_a_client_that_has_closed_its_half_gets_its_answer_and_the_end(shared_bus: BusProcess, waited: bool) -> None:
+    """As `nc -N` does; without the answer it would send its message again."""
+    with connect(shared_bus.url) as sock:
+        if waited:
+            sock.sendall(get(shared_bus, "/api/inbox?agent=nobody-writes-to&wait=0.001"))
+            assert read_answer(sock).status == 200
+        sock.sendall(post(shared_bus, "one"))
+        sock.shutdown(socket.SHUT_WR)
+        assert read_answer(sock).status == 201
+        assert sock.recv(1) == b""
+
+
+def test_for_a_client_that_has_closed_its_half_nothing_is_waited_for(shared_bus: BusProcess) -> None:
+    """It cannot be told from one that is gone."""
+    with connect(shared_bus.url) as sock:
+        sock.sendall(get(shared_bus, "/api/inbox?agent=nobody-writes-to&wait=60"))
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_client_that_wants_no_more_gets_its_answer_and_the_end(shared_bus: BusProcess, known: bool) -> None:
     asked = get(shared_bus, "/readyz", "Connection: close", f"X-Known: {known}")
