@@ -26,6 +26,8 @@ PAGES_MAX = 16
 #: So many followers that ask for the same page at once get a whole one; more get smaller ones. An append goes in
 #: between what two of them are sent, and waits for the kernel to copy it.
 WHOLE_PAGES_MAX = 4
+#: The smallest is this part of a whole one: with less in each turn the turns themselves would be what takes the time.
+PARTS_MAX = 12
 
 
 class Pages(Protocol):
@@ -89,7 +91,8 @@ class Hub:
                 read = self._read
                 found = read.get(place)
                 if found is None:
-                    part = max(1, limit * WHOLE_PAGES_MAX // max(WHOLE_PAGES_MAX, self._asking[place]))
+                    parts = min(PARTS_MAX, max(1, self._asking[place] // WHOLE_PAGES_MAX))
+                    part = max(1, limit // parts)
                     page = await self._pages.frames(wanted, after, self.head.value + 1, part)
                     found = read[place] = page, part
                     if len(read) > PAGES_MAX:
