@@ -126,7 +126,7 @@ async def pause(call: Call) -> ASGIApp:
     await call.read_nothing()
     name = _agent_or_everyone(call)
     await call.bus.pause(name, by=call.caller.name)
-    return json_response({"agent": name, "paused": True})
+    return json_response({"agent": name, "paused": True, "known": _known(call, name)})
 
 
 async def resume(call: Call) -> ASGIApp:
@@ -134,7 +134,7 @@ async def resume(call: Call) -> ASGIApp:
     await call.read_nothing()
     name = _agent_or_everyone(call)
     await call.bus.resume(name, by=call.caller.name)
-    return json_response({"agent": name, "paused": False})
+    return json_response({"agent": name, "paused": False, "known": _known(call, name)})
 
 
 async def _granted(call: Call, answer: Granted) -> dict[str, Any]:
@@ -189,6 +189,10 @@ def _one_of(value: str, choices: tuple[str, ...], field: str) -> str:
 def _agent_or_everyone(call: Call) -> str:
     name = call.path("name")
     return name if name == EVERYONE else check_name(name, "name")
+
+
+def _known(call: Call, name: str) -> bool:
+    return name == EVERYONE or call.bus.store.known(name) or call.bus.presence.knows(name)
 
 
 def _unknown_wake() -> NotFound:

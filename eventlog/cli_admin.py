@@ -33,7 +33,7 @@ def why(link: Link, agent: str) -> None:
 @click.command()
 @linked
 def agents(link: Link) -> None:
-    """Every known agent: unread messages, cursor, wakes, who serves it."""
+    """Every agent that was ever named: unread messages, cursor, wakes, who serves it."""
 
     async def work() -> Any:
         async with link.bus() as bus:
@@ -48,7 +48,7 @@ def agents(link: Link) -> None:
         for line in cli_format.stopped_lines(agent):
             say("    " + line)
     if not answer["agents"]:
-        note("no agent is known yet; it is from its first message, token or watcher on")
+        note("no agent is here yet; one is from its first message, token or watcher on")
 
 
 @click.command()
@@ -77,6 +77,8 @@ def _switch(link: Link, agent: str, *, paused: bool) -> None:
         say_json(answer)
     else:
         say(f"{agent}: {'paused' if paused else 'resumed'}")
+    if not answer.get("known", True):
+        note(f"no agent {agent} is known yet; see `eventlog agents` for how those that are known are spelled")
 
 
 @click.group()

@@ -1,5 +1,6 @@
 """Commands that agents use: send, inbox, ack, follow, show."""
 
+import io
 import os
 import re
 import sys
@@ -9,9 +10,10 @@ from contextlib import aclosing
 from typing import Any
 
 import click
+import msgspec
 
 from eventlog import cli_format, errors
-from eventlog.cli_common import EXIT_NO, EXIT_WAITED, Link, linked, note, run, say, say_json
+from eventlog.cli_common import EXIT_NO, EXIT_WAITED, Link, Seconds, linked, note, run, say, say_json
 
 #: What a deadline may be for.
 AWAITS = ("read", "replied")
@@ -39,11 +41,11 @@ WAITS = ("woken", "read", "replied", "done")
 @click.option("--awaits", type=click.Choice(AWAITS), help="What the deadline is for (default read).")
 @click.option("--key", metavar="KEY", help="Repeating a send with the same key is harmless (default: a new one).")
 @click.option("--payload", metavar="JSON", help="The payload as JSON, instead of text.")
-@click.option("--give-up", type=float, default=60.0, metavar="SECONDS", help="How long to try (default 60).")
+@click.option("--give-up", type=Seconds(), default=60.0, metavar="SECONDS", help="How long to try (default 60).")
 @click.option(
     "--wait", "wanted", type=click.Choice(WAITS), help="Wait until it has come so far; replied: print the reply."
 )
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait (default 600).")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="How long to wait (default 600).")
 @linked
 def send(
     link: Link,
@@ -95,11 +97,11 @@ def send(
     tell = say if wanted is None else note
     if link.as_json and wanted is None:
         say_json(answer)
-    for one in answers:
+    for name, one in zip(names if len(names) == len(answers) else [to] * len(answers), answers, strict=True):
         if wanted is not None or not link.as_json:
             tell(f"accepted: id {one['id']}, thread {one['thread_id']}")
         if not one.get("known", True):
-            note(_unknown(to, one.get("nearest", ())))
+            note(_unknown(name, one.get("nearest", ())))
     if wanted is not None:
         _wait(link, answer["id"], wanted, timeout_s)
 
@@ -142,22 +144,33 @@ def _moment(name: str, given: str | None) -> dict[str, Any]:
     """A time as `send` takes it: a duration becomes seconds from now, anything else is for the bus to judge."""
     duration = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given or "")
     if duration is None:
+        if given is not None and not re.match(r"\d{4}-", given):
+            raise click.UsageError(f"--{name} is 90s, 10m, 2h, 3d, or a time as in 2030-01-31T12:00:00Z")
         return {name: given}
     return {f"{name}_in": float(duration[1]) * SECONDS[duration[2]]}
 
 
 def _payload(message: str | None, payload: str | None) -> Any:
     """The payload that was meant. Raises click.UsageError unless there is exactly one."""
-    import json
-
     if (message is None) == (payload is None):
         raise click.UsageError("give either TEXT (or - for standard input) or --payload JSON")
     if payload is None:
-        return sys.stdin.read() if message == "-" else message
+        return _standard_input() if message == "-" else message
     try:
-        return json.loads(payload)
-    except ValueError as exc:
+        # Strict, as the bus is: `json` would take NaN, and 1e999 for infinity.
+        return msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         raise click.UsageError(f"--payload is not JSON: {exc}") from exc
+
+
+def _standard_input() -> str:
+    """All of standard input. Raises BadRequest if it is not text."""
+    try:
+        return io.TextIOWrapper(sys.stdin.buffer, "utf-8").read()
+    except UnicodeDecodeError as exc:
+        raise errors.BadRequest(
+            "standard input is not UTF-8; convert it first, as with iconv", code="bad_json"
+        ) from exc
 
 
 def _unknown(to: str, nearest: Any) -> str:
@@ -167,7 +180,7 @@ def _unknown(to: str, nearest: Any) -> str:
 
 @click.command()
 @click.argument("agent", envvar="WAKE_AGENT")
-@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS", help="Wait so long for mail.")
+@click.option("--wait", type=Seconds(), default=0.0, metavar="SECONDS", help="Wait so long for mail.")
 @click.option("--after", type=int, metavar="ID", help="Read after this id instead of the acked cursor.")
 @click.option("--limit", type=int, metavar="N", help="At most so many messages.")
 @linked
@@ -266,7 +279,15 @@ def follow(link: Link, agents: tuple[str, ...], events: tuple[str, ...], after: 
     async def work() -> None:
         async with (
             link.bus() as bus,
-            aclosing(bus.follow(after=after, agents=agents, events=events, heartbeat_s=heartbeat)) as frames,
+            aclosing(
+                bus.follow(
+                    after=after,
+                    agents=agents,
+                    events=events,
+                    heartbeat_s=heartbeat,
+                    trying_again=lambda error: note(f"{error.detail}; trying again until one does"),
+                )
+            ) as frames,
         ):
             async for frame in frames:
                 shown = frame.fields()
@@ -289,7 +310,7 @@ def show_event(event: Mapping[str, Any], *, as_json: bool) -> None:
 @click.argument("message_id", type=int, metavar="ID")
 @click.option("--thread", is_flag=True, help="The whole conversation that message ID began.")
 @click.option("--wait", "wanted", type=click.Choice(WAITS), help="Wait until it has come so far.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait (default 600).")
+@click.option("--timeout", type=Seconds(), metavar="SECONDS", help="How long to wait (default 600).")
 @linked
 def show(link: Link, message_id: int, thread: bool, wanted: str | None, timeout: float | None) -> None:
     """A message and how far it has come: accepted, woken, running, read, replied, or dead.

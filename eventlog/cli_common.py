@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Coroutine
@@ -62,6 +63,20 @@ def exit_code(exc: errors.EventlogError) -> int:
     if exc.code == "loop":  # only a person mends that
         return EXIT_REFUSED
     return next((code for kind, code in table if isinstance(exc, kind)), EXIT_REFUSED)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds on the command line, from 0 up and finite."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; the command line is wrong if it is none."""
+        seconds: float = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
 
 
 @dataclass(frozen=True)

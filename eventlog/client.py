@@ -65,15 +65,17 @@ class Bus(Administration):
         heartbeat_s: float = 5,
         log: str | None = None,
         id_only: bool = False,
+        trying_again: Callable[[errors.EventlogError], None] | None = None,
     ) -> AsyncGenerator[Frame, None]:
         """Every event after the cursor, each once and in order, for as long as it is iterated: it reconnects by itself.
 
         A `reset` is yielded like an event: the log is another one, or the cursor was not of it, and ids begin anew from
         the frame's. With `id_only`, frames that only move the cursor are yielded too (their `data` is None).
+        `trying_again` is called with the first of several failures in a row to get a stream.
         Raises what no reconnect mends: a wrong token, a forbidden agent, a bad argument.
         """
         cursor: int | None = None
-        failures = 0
+        failures, told = 0, False
         while True:
             retry_s, asked_s = RETRY_MS / 1000, 0.0
             began: float | None = time.monotonic()
@@ -81,7 +83,7 @@ class Bus(Administration):
                 async with self.follow_once(
                     after=after, last_event_id=cursor, agents=agents, events=events, heartbeat_s=heartbeat_s, log=log
                 ) as stream:
-                    began = None
+                    began, told = None, False
                     async for frame in stream:
                         failures, retry_s, before = 0, stream.retry_s, cursor
                         # The opening frame of another log comes before the reset that tells of it: cut off between the
@@ -92,6 +94,9 @@ class Bus(Administration):
                             yield frame
             except (errors.Unavailable, errors.TooManyRequests) as exc:
                 asked_s = min(exc.retry_after_s or 0.0, ASKED_S_MAX)
+                if began is not None and not told and trying_again is not None:
+                    told = True
+                    trying_again(exc)
             failures += 1
             tried_s = 0.0 if began is None else time.monotonic() - began
             await self.net.sleep(max(backoff_s(failures, retry_s, tried_s=tried_s), asked_s))

@@ -92,5 +92,10 @@ def body_of(answer: Answer) -> dict[str, Any]:
 
 
 def segment(name: str) -> str:
-    """A name as one segment of a path."""
-    return quote(name, safe="")
+    """A name as one segment of a path. Raises `BadRequest` (bad_name) for what can be no name at all."""
+    try:
+        if name and "/" not in name:
+            return quote(name, safe="")
+    except UnicodeEncodeError:
+        pass
+    raise errors.BadRequest(f"{name!r} is no name; names are letters, digits, '.', '_' and '-'", code="bad_name")

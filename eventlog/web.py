@@ -19,7 +19,7 @@ from eventlog.event import ID_MAX, check_name, decode_json
 #: see the answer instead of a broken connection.
 DRAIN_TIMES = 16
 #: Parameters of one query string.
-PARAMETERS_MAX = 200
+PARAMETERS_MAX = 1000
 
 #: The codes of fields whose mistakes have one of their own; all others are `bad_field`.
 _CODES = {

@@ -1,5 +1,6 @@
 """Wire: one HTTP connection pool to one bus; requests, answers and streams, and what their failures mean."""
 
+import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ SILENT_HEARTBEATS = 2.5
 #: pauses between a kernel's own tries grow. A resolver needs 5 s to turn from a dead name server to the next one.
 CONNECT_S_MAX = 5.5
 
+_NOT_TEXT = "what is sent is not Unicode text: it holds bytes that are no UTF-8, or half a character; convert it first"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -115,7 +117,7 @@ class Wire:
         sent = dict(headers or {})
         body = None
         if json is not None:
-            body, sent["Content-Type"] = msgspec.json.encode(json), "application/json"
+            body, sent["Content-Type"] = _encoded(json), "application/json"
         read_timeout_s = self.timeout_s if timeout_s is None else timeout_s
         async with self._open(method, path, params, sent, body, read_timeout_s) as response:
             content = await _read(response)
@@ -152,7 +154,10 @@ class Wire:
         read_timeout_s: float,
     ) -> AsyncIterator[http1.Response]:
         """An answer of status 2xx whose body is still to be read; anything else is raised."""
-        query = urlencode({name: value for name, value in (params or {}).items() if value is not None}, doseq=True)
+        try:
+            query = urlencode({name: value for name, value in (params or {}).items() if value is not None}, doseq=True)
+        except UnicodeEncodeError as exc:
+            raise errors.BadRequest(_NOT_TEXT) from exc
         target = f"{self._prefix}{path}?{query}" if query else f"{self._prefix}{path}"
         request = http1.encode_request(method, target, {**self._headers, **headers}, body)
         idle = self._idle
@@ -222,6 +227,25 @@ class Wire:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 raise errors.Unreachable(f"what answers at {self.url} is not an event log: no event stream", sent=True)
             yield Stream(response, last_id)
+
+
+def _encoded(value: Any) -> bytes:
+    """`value` as JSON. Raises `BadRequest` (bad_json) for what JSON cannot say, which the encoder makes null of."""
+    try:
+        if not _is_finite(value):
+            raise errors.BadRequest("a number is not finite, and JSON has none such; send it as text", code="bad_json")
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError as exc:
+        raise errors.BadRequest(_NOT_TEXT, code="bad_json") from exc
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether no number in `value` is infinite, or none at all."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _net(*, blocking: bool) -> http1.Net:

@@ -35,6 +35,8 @@ def main() -> int:
                 say(began, "the conversation did not end in time")
             read_own_inbox(stage)
             good = count(stage, asked) and complete
+    except KeyboardInterrupt:
+        say(began, "stopped before it was over")
     finally:
         stage.stop()
         if good:

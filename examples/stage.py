@@ -46,7 +46,6 @@ class Stage:
 
     def start_bus(self, port: int) -> None:
         """Start the bus; returns when it serves. It writes its address for clients into `config_home`."""
-        (self.config_home / "eventlog" / "config.toml").unlink(missing_ok=True)
         self.bus = self._start("eventlog.cli", "serve", "--data-dir", str(self.data_dir), "--port", str(port))
         self.url = _address(self.bus, self.folder / "eventlog.cli.log")
 

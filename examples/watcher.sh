@@ -19,4 +19,4 @@ ask() { # true: a wake was granted and is over, so ask again
 over='.[0] | .outcome or (.code | IN("unknown_wake", "already_finished", "superseded"))'; new_key
 while next=0; do while read -r line; do # a stream that stands says something every second; first of all, as it begins
   if [[ $line == data:* ]] || (($(now) >= next)); then while ask "$@"; do :; done; fi
-done < <(api -N -y 15 -Y 1 "$EVENTLOG_URL/api/stream?agent=$agent&watcher=$HOSTNAME&heartbeat=1"); sleep 2; done
+done < <(api -f -N -y 15 -Y 1 "$EVENTLOG_URL/api/stream?agent=$agent&watcher=$HOSTNAME&heartbeat=1"); sleep 2; done

@@ -431,11 +431,13 @@ class TestAgents:
 
     def test_a_paused_agent_is_not_woken_until_it_is_resumed(self, admin: Foreign) -> None:
         admin.send("naps")
-        assert admin.call("POST", "/api/agents/naps/pause", {}).body == {"agent": "naps", "paused": True}
+        paused = admin.call("POST", "/api/agents/naps/pause", {}).body
+        assert paused == {"agent": "naps", "paused": True, "known": False}
         answer = admin.ask("naps-1", "naps").body
         assert (answer["wake"], answer["why"]) == (None, "paused")
         assert 0 < answer["retry_after_s"] <= 300
-        assert admin.call("POST", "/api/agents/naps/resume").body == {"agent": "naps", "paused": False}
+        resumed = admin.call("POST", "/api/agents/naps/resume").body
+        assert resumed == {"agent": "naps", "paused": False, "known": False}
         assert admin.ask("naps-1", "naps").status == 201
 
     def test_a_star_pauses_everyone(self, bus: BusProcess) -> None:

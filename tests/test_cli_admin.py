@@ -36,6 +36,12 @@ def test_a_paused_agent_says_so_until_it_is_resumed(eventlog: CommandLine) -> No
     assert "paused" not in eventlog("why", "dan").out
 
 
+def test_pausing_an_agent_that_nobody_knows_is_pointed_out(eventlog: CommandLine) -> None:
+    eventlog("send", "dora", "x", "--from", "dora")
+    assert eventlog("pause", "dora").err == ""
+    assert "no agent doar is known yet" in eventlog("pause", "doar").err
+
+
 def test_everyone_can_be_paused_at_once(eventlog: CommandLine) -> None:
     eventlog("send", "eve", "x", "--from", "eve")
     assert eventlog("pause", "*").code == 0

@@ -45,9 +45,33 @@ def test_json_is_what_the_bus_said(eventlog: CommandLine) -> None:
 
 
 def test_text_may_come_from_standard_input(eventlog: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("two\nlines\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"two\nlines\n")))
     number = eventlog("send", "cat", "-", "--json").json["id"]
     assert eventlog("show", number, "--json").json["payload"] == "two\nlines\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["send", "cat", "-"], 65),
+        (["send", "cat", "caf\udce9"], 65),
+        (["inbox", "caf\udce9"], 65),
+        (["why", "caf\udce9"], 65),
+        (["send", "cat", "--payload", '"caf\udce9"'], 2),
+        (["send", "cat", "--payload", '{"x": NaN}'], 2),
+        (["send", "cat", "--payload", '{"x": 1e999}'], 2),
+        (["send", "cat", "x", "--expires", "5x"], 2),
+        (["inbox", "cat", "--wait", "nan"], 2),
+    ],
+)
+def test_what_is_no_text_number_or_time_is_refused_in_one_line(
+    eventlog: CommandLine, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), errors="surrogateescape"))
+    refused = eventlog(*words)
+    assert refused.code == code
+    assert refused.err.startswith("eventlog: ")
+    assert refused.err.count("\n") == 1
 
 
 def test_a_reply_is_of_its_parents_thread(eventlog: CommandLine) -> None:
@@ -71,6 +95,12 @@ def test_an_unknown_agent_is_pointed_out_with_the_nearest_name(eventlog: Command
     assert sent.code == 0
     assert "no agent hariet is known yet" in sent.err
     assert "did you mean harriet?" in sent.err
+
+
+def test_of_several_recipients_the_unknown_one_is_pointed_out(eventlog: CommandLine) -> None:
+    eventlog("send", "iris", "x", "--from", "iris")
+    sent = eventlog("send", "iris,irsi", "x")
+    assert sent.err == "eventlog: no agent irsi is known yet; the message waits for it (did you mean iris?)\n"
 
 
 def test_a_repeated_key_is_one_message_and_another_text_is_refused(eventlog: CommandLine) -> None:
@@ -175,7 +205,7 @@ def test_the_clients_file_is_all_that_is_needed_on_the_bus_own_machine(bus: BusP
     done = run_eventlog("agents", home=bus.home)
     assert (done.code, done.err) == (
         0,
-        "eventlog: no agent is known yet; it is from its first message, token or watcher on\n",
+        "eventlog: no agent is here yet; one is from its first message, token or watcher on\n",
     )
 
 

@@ -273,6 +273,41 @@ async def test_follow_comes_back_where_it_was_whatever_broke_the_stream() -> Non
     assert "log=L1" in script.requests[1]
 
 
+async def test_follow_tells_once_of_failures_in_a_row_to_get_a_stream() -> None:
+    told: list[str] = []
+    broken = stream(sse.encode_opening(3), event(4), b"id: 5\ndata: {")
+    refused = problem("unavailable", 503)
+    last = stream(sse.encode_opening(4), event(5)) + HOLD
+    async with serving(refused, refused, broken, refused, refused, last) as script, Bus(script.url) as bus:
+        frames = await take(bus.follow(after=3, trying_again=lambda error: told.append(error.code)), 2)
+    assert [frame.cursor for frame in frames] == [4, 5]
+    assert told == ["unavailable"] * 2
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [(float("nan"), "bad_json"), ({"x": [1e999]}, "bad_json"), ("\udce9", "bad_json"), (["\ud800"], "bad_json")],
+    ids=["no number", "infinite", "no UTF-8", "half a character"],
+)
+async def test_what_json_cannot_say_is_refused_before_it_is_sent(payload: object, code: str) -> None:
+    async with serving(b"") as script, Bus(script.url) as bus:
+        with pytest.raises(errors.BadRequest) as refused:
+            await bus.send("mel", payload, give_up_s=0)
+    assert refused.value.code == code
+    assert script.requests == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "\udce9"])
+async def test_what_can_be_no_name_is_refused_before_it_is_sent(name: str) -> None:
+    async with serving(b"") as script, Bus(script.url) as bus:
+        with pytest.raises(errors.BadRequest) as refused:
+            await bus.agent(name)
+        with pytest.raises(errors.BadRequest):
+            await bus.inbox("\udce9")
+    assert refused.value.code == "bad_name"
+    assert script.requests == []
+
+
 async def test_follow_can_show_what_only_moves_the_cursor() -> None:
     said = stream(sse.encode_opening(3), sse.encode_id(7), sse.encode_comment(), event(8)) + HOLD
     async with serving(said) as script, Bus(script.url) as bus:
