@@ -1,7 +1,7 @@
 """`bus-watcher`: run, check, init, install, status.
 
 Exit codes: 0 done; 1 `status`: no watcher runs, or it is not connected; 2 wrong usage; 69 another watcher runs on the
-state folder; 78 the configuration is wrong.
+state folder, or its disk is full or fails; 78 the configuration is wrong.
 """
 
 import json
@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import click
 
-from eventlog.errors import EXIT_CONFIG, ConfigError, EventlogError, Locked
+from eventlog.errors import EXIT_CONFIG, ConfigError, EventlogError, Locked, Unavailable
 
 if TYPE_CHECKING:
     from watcher.settings import AgentSettings
 
 EXIT_NO: Final = 1
-EXIT_LOCKED: Final = 69
+EXIT_TAKEN: Final = 69
 #: Every exit code of `bus-watcher`, and what it means. The reference lists the same ones.
 EXIT_CODES: Final = {
     0: "done; `status`: a watcher runs and is connected",
     EXIT_NO: "`status`: no watcher runs, or it is not connected",
     2: "the command was called wrongly",
-    EXIT_LOCKED: "another watcher runs on this state folder",
+    EXIT_TAKEN: "another watcher runs on this state folder, or its disk is full or fails",
     EXIT_CONFIG: "a setting, or a file that the program needs, is wrong",
 }
 
@@ -246,9 +246,9 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except click.Abort:
         sys.exit(130)
-    except Locked as error:
+    except (Locked, Unavailable) as error:
         click.echo(f"bus-watcher: {error}", err=True)
-        sys.exit(EXIT_LOCKED)
+        sys.exit(EXIT_TAKEN)
     except EventlogError as error:
         click.echo(f"bus-watcher: {error}", err=True)
         sys.exit(EXIT_CONFIG)

@@ -11,6 +11,7 @@ broken/              folders that could not be read, set aside
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
-from eventlog.errors import ConfigError, Locked
+from eventlog.errors import ConfigError, Locked, Unavailable
 from watcher.crashpoint import reached
 from watcher.folder import Broken, KeyFolder
 from watcher.machine import Machine, is_foreign, this_machine
@@ -29,6 +30,8 @@ from watcher.shim import fsync_folder, read_json, write_durably
 
 #: How long a watcher that starts waits for the lock: `bus-watcher status` holds it for a moment.
 LOCK_WAIT_S: Final = 0.5
+#: What is wrong with a disk, not with a setting: it may be over when systemd starts the watcher again.
+DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 class Cursor(NamedTuple):
@@ -48,7 +51,8 @@ class Recovered(NamedTuple):
 class State:
     """A state folder in use by this process: `with State(path) as state`.
 
-    Raises Locked naming the process that uses it already, and ConfigError if the folder cannot be used.
+    Raises Locked naming the process that uses it already, ConfigError if the folder cannot be used, and Unavailable if
+    its disk is full or fails.
     """
 
     def __init__(self, path: Path, machine: Machine | None = None) -> None:
@@ -62,6 +66,8 @@ class State:
         try:
             self._make()
         except OSError as error:
+            if error.errno in DISK_ERRORS:
+                raise Unavailable(f"cannot use the state folder {self.path}: {error}; mend its disk first") from error
             raise ConfigError(f"cannot use the state folder {self.path}: {error}; choose one that is yours") from error
         return self
 

@@ -25,6 +25,7 @@ from tests.support import BusProcess, WatcherProcess, clean_environment, until
 pytestmark = pytest.mark.fault
 
 EXIT_CONFIG = 78
+EXIT_TAKEN = 69
 #: A lease is one second longer than these two together.
 LIMITS: dict[str, Any] = {"timeout": 3, "start_within": 2}
 
@@ -130,6 +131,24 @@ def test_a_full_disk_costs_wakes_no_more_than_time(scene: Scene, make: Make, tmp
     assert {event["attempt"] for event in events if event["event"] == "wake.started"} == {1}
     *before, last = [event["outcome"] for event in events if event["event"] == "wake.finished"]
     assert (set(before), last) == ({"not_started"}, "ok")
+
+
+def test_a_first_start_on_a_full_disk_is_one_that_systemd_tries_again(scene: Scene, make: Make, tmp_path: Path) -> None:
+    try:
+        with memory_disk(tmp_path / "disk", "256k") as disk:
+            fill(disk / "ballast")
+            watcher = make(scene.agent(**LIMITS))
+            watcher.state_dir = disk / "state"
+            assert watcher.start(wait=False).process.wait(30) == EXIT_TAKEN
+            assert watcher.log_text.count("\n") == 1
+            assert all(said in watcher.log_text for said in (str(watcher.state_dir), "No space", "mend its disk first"))
+            (disk / "ballast").unlink()
+            accepted = [scene.boss.send("mel")]
+            watcher.start()
+            scene.judge(accepted=accepted)
+            watcher.stop()
+    except Impossible as why:
+        pytest.skip(f"this machine cannot mount a file system: {why}")
 
 
 class TestReadOnly:

@@ -1,5 +1,6 @@
 """The state folder: what an earlier watcher, another machine, or a damaged disk left there."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from eventlog.errors import ConfigError, Locked
+from eventlog.errors import ConfigError, Locked, Unavailable
 from watcher.folder import Broken, KeyFolder
 from watcher.machine import Machine
 from watcher.state import Cursor, State, watcher_runs
@@ -57,6 +58,28 @@ def test_a_folder_that_cannot_be_used_is_a_wrong_setting(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="choose one that is yours"):
         State(tmp_path / "file").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [
+        (errno.ENOSPC, Unavailable),
+        (errno.EDQUOT, Unavailable),
+        (errno.EIO, Unavailable),
+        (errno.EACCES, ConfigError),
+        (errno.EROFS, ConfigError),
+    ],
+    ids=lambda value: errno.errorcode.get(value, "") if isinstance(value, int) else value.__name__,
+)
+def test_a_disk_that_is_full_or_fails_is_no_wrong_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wanted: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(wanted, match=os.strerror(number)):
+        State(tmp_path / "state").__enter__()
 
 
 def test_the_node_stays_the_same(tmp_path: Path) -> None:
