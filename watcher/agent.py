@@ -219,9 +219,12 @@ class AgentLoop:
             self._status.changed()
 
     async def _set_aside(self, folder: KeyFolder, error: Broken) -> None:
+        """Put a broken folder away, unless it is gone itself. Raises OSError if it cannot be put away."""
         try:
             kept = await asyncio.to_thread(self._state.set_aside, folder)
         except FileNotFoundError:
+            if await asyncio.to_thread(folder.path.exists):
+                raise
             self._log.error("a wake's folder is gone; its lease must run out", reason=str(error))
         else:
             self._log.error("a wake's folder was set aside; its lease must run out", reason=str(error), at=str(kept))

@@ -239,6 +239,7 @@ class State:
     def set_aside(self, folder: KeyFolder) -> Path:
         """Put away a folder that cannot be used, for a person to look at. BlockingIOError: a shim uses it."""
         target = self.path / "broken" / f"{folder.agent}-{folder.key}"
+        target.parent.mkdir(exist_ok=True, mode=0o700)  # who has looked may have removed it
         folder.move_to(target, wait=False)
         return target
 

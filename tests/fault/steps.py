@@ -44,6 +44,7 @@ ELSEWHERE: Final = {
     "watcher/state.py:_take_lock": "who owns the folder; void when the process is gone",
     "watcher/state.py:_new_key": "what a failing disk left behind is removed; each start does the same",
     "watcher/state.py:_make": "empty folders, which each start makes if they are missing",
+    "watcher/state.py:set_aside": "an empty folder, which each start makes if it is missing",
     "eventlog/database.py:make_private": "an empty folder and file, which each start makes if they are missing",
     "eventlog/lineage.py:adopt": "its notes are part of its transaction, which has its points",
 }

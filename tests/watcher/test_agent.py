@@ -15,6 +15,7 @@ from tests.watcher.support import pids_in, until
 from watcher import logs, processes
 from watcher.folder import KeyFolder
 from watcher.spawn import Shims
+from watcher.state import State
 
 pytestmark = pytest.mark.anyio
 
@@ -354,6 +355,51 @@ async def test_a_folder_that_someone_removed_does_not_stop_the_agent(
         next(iter(bus.wakes.values())).outcome = "interrupted"
         (tmp_path / "go").touch()
         await until(lambda: bus.outcomes == ["interrupted", "ok"])
+
+
+@pytest.mark.fault
+async def test_a_folder_is_set_aside_though_nothing_is_there_to_take_it(
+    bus: FakeBus, watch: Watch, tmp_path: Path
+) -> None:
+    """A person has looked at what was set aside before, and removed all of it."""
+    async with watch(HELD) as watching:
+        await held(bus, tmp_path)
+        (folder,) = watching.folders()
+        aside = watching.state.path / "broken"
+        aside.rmdir()
+        (folder / "outcome").write_text("")
+        next(iter(bus.wakes.values())).outcome = "interrupted"
+        (tmp_path / "go").touch()
+        (command,) = pids_in(tmp_path / "pids")
+        os.kill(int(processes.stat_fields(str(command))[1]), signal.SIGKILL)
+        await until(lambda: bus.outcomes == ["interrupted", "ok"])
+        assert [kept.name for kept in aside.iterdir()] == [f"mel-{folder.name}"]
+
+
+async def test_a_folder_that_cannot_be_set_aside_is_tried_again_after_a_pause(
+    bus: FakeBus, watch: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_aside, failures = State.set_aside, iter([FileNotFoundError(2, "No such file or directory")] * 3)
+
+    def set_aside_or_fail(state: State, folder: KeyFolder) -> Path:
+        for error in failures:
+            raise error
+        return set_aside(state, folder)
+
+    async with watch(HELD) as watching:
+        await held(bus, tmp_path)
+        (folder,) = watching.folders()
+    (tmp_path / "go").touch()
+    await until((folder / "outcome").exists)
+    (folder / "outcome").write_text("")
+    next(iter(bus.wakes.values())).outcome = "interrupted"
+    monkeypatch.setattr(State, "set_aside", set_aside_or_fail)
+    with structlog.testing.capture_logs() as said:
+        async with watch(HELD):
+            await until(lambda: bus.outcomes == ["interrupted", "ok"])
+    events = [line["event"] for line in said]
+    assert [event for event in events if "failed; trying again" in event] == ["the wake failed; trying again"] * 3
+    assert "a wake's folder is gone; its lease must run out" not in events
 
 
 async def test_no_log_line_holds_a_secret(

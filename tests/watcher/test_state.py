@@ -245,6 +245,14 @@ def test_a_folder_that_was_deleted_is_made_again_with_a_new_lock(tmp_path: Path)
         assert watcher_runs(state.path)
 
 
+def test_what_is_broken_is_set_aside_though_the_place_for_it_was_removed(tmp_path: Path) -> None:
+    folder = key_of(tmp_path, HERE, granted=True)
+    with State(tmp_path, HERE) as state:
+        (tmp_path / "broken").rmdir()
+        assert state.set_aside(folder).exists()
+        assert stat.S_IMODE((tmp_path / "broken").stat().st_mode) == 0o700
+
+
 def test_a_folder_that_another_watcher_made_again_is_left_to_it(tmp_path: Path) -> None:
     with State(tmp_path / "state") as state:
         shutil.rmtree(state.path)
