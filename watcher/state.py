@@ -30,6 +30,8 @@ from watcher.shim import fsync_folder, read_json, write_durably
 
 #: How long a watcher that starts waits for the lock: `bus-watcher status` holds it for a moment.
 LOCK_WAIT_S: Final = 0.5
+#: What a state folder is made of, besides files.
+FOLDERS: Final = ("tokens", "agents", "broken")
 #: What is wrong with a disk, not with a setting: it may be over when systemd starts the watcher again.
 DISK_ERRORS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
@@ -61,6 +63,7 @@ class State:
         self.node = ""
         self._lock: int | None = None
         self._making = threading.Lock()
+        self._durable = False
 
     def __enter__(self) -> Self:
         try:
@@ -75,11 +78,13 @@ class State:
         self._release()
 
     def _make(self) -> None:
+        self._durable = False
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path.chmod(0o700)
-        for name in ("tokens", "agents", "broken"):
+        for name in FOLDERS:
             (self.path / name).mkdir(exist_ok=True, mode=0o700)
-        self._take_lock()
+        if self._lock is None:
+            self._take_lock()
         reached("watcher.state.made")
         self.node = self._read_node() or self._new_node()
         fsync_folder(str(self.path))
@@ -87,6 +92,7 @@ class State:
         with contextlib.suppress(PermissionError):  # what is above need not be ours
             fsync_folder(str(self.path.parent))
         reached("watcher.state.durable")
+        self._durable = True
 
     def _make_again_if_gone(self) -> None:
         """A folder that is deleted under a running watcher costs what was in it, but no agent its wakes.
@@ -94,11 +100,16 @@ class State:
         Raises OSError, and Locked if another watcher made a folder there meanwhile.
         """
         with self._making:
-            with contextlib.suppress(FileNotFoundError):
-                if self._lock is not None and os.path.samestat(os.stat(self.path / "run.lock"), os.fstat(self._lock)):
-                    return
-            self._release()
+            if not self._holds_lock():
+                self._release()
+            elif self._durable and all((self.path / name).is_dir() for name in FOLDERS):
+                return
             self._make()
+
+    def _holds_lock(self) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return self._lock is not None and os.path.samestat(os.stat(self.path / "run.lock"), os.fstat(self._lock))
+        return False
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -116,9 +127,9 @@ class State:
                     f"another watcher (process {holder}) runs on {self.path}; stop it, or choose another --state-dir"
                 )
             time.sleep(LOCK_WAIT_S / 10)
+        self._lock = handle  # before what may fail: a lock that nobody knows of would keep us out, too
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
-        self._lock = handle
 
     # ---- node and cursor --------------------------------------------------------------------------------------------
 

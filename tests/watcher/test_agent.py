@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.watcher.support import pids_in, until
 from watcher import logs, processes
 from watcher.folder import KeyFolder
 from watcher.spawn import Shims
-from watcher.state import State
+from watcher.state import FOLDERS, State
 
 pytestmark = pytest.mark.anyio
 
@@ -400,6 +401,20 @@ async def test_a_folder_that_cannot_be_set_aside_is_tried_again_after_a_pause(
     events = [line["event"] for line in said]
     assert [event for event in events if "failed; trying again" in event] == ["the wake failed; trying again"] * 3
     assert "a wake's folder is gone; its lease must run out" not in events
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+async def test_a_part_of_the_state_folder_that_someone_removed_costs_no_agent_its_wakes(
+    bus: FakeBus, watch: Watch, name: str
+) -> None:
+    async with watch() as watching:
+        await until(lambda: bus.asks)
+        bus.post("mel")
+        await until(lambda: bus.outcomes == ["ok"])
+        await until(lambda: watching.agent().why == "nothing_unread")
+        shutil.rmtree(watching.state.path / name)
+        bus.post("mel")
+        await until(lambda: bus.outcomes == ["ok", "ok"])
 
 
 async def test_no_log_line_holds_a_secret(

@@ -15,7 +15,7 @@ import pytest
 from eventlog.errors import ConfigError, Locked, Unavailable
 from watcher.folder import Broken, KeyFolder
 from watcher.machine import Machine
-from watcher.state import Cursor, State, watcher_runs
+from watcher.state import FOLDERS, Cursor, State, watcher_runs
 
 HERE = Machine("boot-2", "machine", ("aa",))
 REBOOTED = Machine("boot-1", "machine", ("aa",))
@@ -242,6 +242,47 @@ def test_a_folder_that_was_deleted_is_made_again_with_a_new_lock(tmp_path: Path)
         again = state.unused_key("mel")
         assert again.path.exists()
         assert again.key != before.key
+        assert watcher_runs(state.path)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_part_that_was_deleted_is_made_again_under_the_same_lock(tmp_path: Path, name: str) -> None:
+    with State(tmp_path / "state") as state:
+        before = state.unused_key("mel")
+        lock = (state.path / "run.lock").stat()
+        shutil.rmtree(state.path / name)
+        again = state.unused_key("mel")
+        assert again.path.exists()
+        assert (again.key != before.key) is (name == "agents")
+        assert stat.S_IMODE((state.path / name).stat().st_mode) == 0o700
+        assert os.path.samestat(lock, (state.path / "run.lock").stat())
+        assert watcher_runs(state.path)
+
+
+@pytest.mark.parametrize("name", [".", "agents"])
+@pytest.mark.parametrize("call", ["ftruncate", "fsync"])
+def test_a_folder_that_could_not_be_made_again_whole_is_made_at_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: str
+) -> None:
+    """No key in it is asked with until it is durable."""
+    flushed: list[str] = []
+
+    def flush(handle: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{handle}"))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with State(tmp_path / "state") as state:
+        shutil.rmtree(state.path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            if (name, call) != ("agents", "ftruncate"):  # that one's lock stands
+                with pytest.raises(OSError, match="No space"):
+                    state.unused_key("mel")
+        monkeypatch.setattr(os, "fsync", flush)
+        assert state.unused_key("mel").path.exists()
+        assert str(state.path) in flushed
         assert watcher_runs(state.path)
 
 
