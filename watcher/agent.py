@@ -264,7 +264,11 @@ class AgentLoop:
         while True:
             self._stands.clear()
             try:
-                await self._link.bus.report(wake["id"], wake["key"], ended, **told)
+                body = await self._link.bus.report(wake["id"], wake["key"], ended, **told)
+                if (body.get("id"), body.get("outcome")) != (wake["id"], ended):
+                    raise errors.Unreachable(
+                        "what answers is not an event log: it does not say that the outcome is recorded", sent=True
+                    )
                 log.info("reported")
                 return
             except errors.EventlogError as error:

@@ -148,10 +148,19 @@ async def test_while_a_wake_runs_its_agent_is_not_asked_for(bus: FakeBus, watch:
 
 
 @pytest.mark.parametrize(
-    "odd", [PROXY_404, problem(503, "unavailable"), problem(403, "forbidden"), Odd(200, [1]), LOST]
+    "odd",
+    [
+        PROXY_404,
+        problem(503, "unavailable"),
+        problem(403, "forbidden"),
+        Odd(200, [1]),
+        Odd(200, {"status": "maintenance"}),
+        Odd(200, {"id": 1_000_000, "agent": "mel", "outcome": "ok"}),
+        LOST,
+    ],
 )
 async def test_a_report_is_repeated_until_the_bus_has_taken_it(bus: FakeBus, watch: Watch, odd: Odd) -> None:
-    """R13: a proxy's 404 is not the bus's."""
+    """R13: a proxy's 404 is not the bus's, nor is its 200."""
     bus.odd["report"].extend([odd] * 3)
     async with watch() as watching:
         await until(lambda: bus.asks)
