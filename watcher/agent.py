@@ -4,6 +4,7 @@ It is one sequence: before an ask comes whatever wake still has a folder (R21), 
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import structlog
@@ -134,7 +135,8 @@ class AgentLoop:
         folder = await self._free_key()
         reached("watcher.ask.sending")
         sent = boottime()
-        body = await self._link.bus.ask(folder.key, self.name, **asked(settings, self._watcher, self._state.node))
+        limits = asked(settings, self._watcher, self._state.node)
+        body = await self._in_time(self._link.bus.ask(folder.key, self.name, **limits))
         answer = read_answer(body, folder.key)
         reached("watcher.ask.answered")
         if answer.wake is None:
@@ -264,7 +266,7 @@ class AgentLoop:
         while True:
             self._stands.clear()
             try:
-                body = await self._link.bus.report(wake["id"], wake["key"], ended, **told)
+                body = await self._in_time(self._link.bus.report(wake["id"], wake["key"], ended, **told))
                 if (body.get("id"), body.get("outcome")) != (wake["id"], ended):
                     raise errors.Unreachable(
                         "what answers is not an event log: it does not say that the outcome is recorded", sent=True
@@ -281,6 +283,19 @@ class AgentLoop:
                 failures += 1
                 delay_s = await self._failed("report", error, failures)
             await either(self._stands, delay_s)
+
+    async def _in_time(self, answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+        """An answer, all of it within `[bus] timeout`: of one that trickles, the client bounds each piece alone.
+
+        Raises Unreachable, and closes the connection, if it takes longer; the key makes asking again harmless.
+        """
+        timeout_s = self._link.bus.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError as error:
+            late = f"the bus at {self._url} gave no whole answer within {timeout_s:g} s"
+            raise errors.Unreachable(late, sent=True) from error
 
     async def _failed(self, what: str, error: Exception, failures: int) -> float:
         """Note a failure; in how many seconds to try again."""

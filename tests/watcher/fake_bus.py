@@ -19,13 +19,17 @@ PROBLEM = "application/problem+json"
 
 @dataclass(frozen=True)
 class Odd:
-    """One odd answer: the request is `worked` on or not, and then answered with this, or not at all (`lost`)."""
+    """One odd answer: the request is `worked` on or not, and then answered with this, or not at all (`lost`).
+
+    One that `trickles` comes in pieces that never end.
+    """
 
     status: int = 200
     body: Any = None
     kind: str = "application/json"
     worked: bool = False
     lost: bool = False
+    trickles: bool = False
 
 
 def problem(status: int, code: str) -> Odd:
@@ -35,6 +39,8 @@ def problem(status: int, code: str) -> Odd:
 
 #: The request arrives and its answer does not.
 LOST = Odd(worked=True, lost=True)
+#: The request arrives, and its answer never ends.
+TRICKLE = Odd(worked=True, trickles=True)
 #: A proxy that does not find its way.
 PROXY_404 = Odd(404, "<html>nothing here</html>", "text/html")
 
@@ -81,6 +87,8 @@ class FakeBus:
         self._connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._followers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self.trickles = 0
+        self.trickling = 0
 
     @property
     def url(self) -> str:
@@ -173,6 +181,8 @@ class FakeBus:
             self.reports.append((0, body))
         if odd is not None and odd.lost:
             return False
+        if odd is not None and odd.trickles:
+            await self._trickle(writer)
         if odd is not None:
             status, answer = odd.status, odd.body
         ordinary = "application/json" if status < 300 else PROBLEM
@@ -183,6 +193,19 @@ class FakeBus:
         said = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(said)}\r\n\r\n"
         writer.write(head.encode() + said)
+
+    async def _trickle(self, writer: asyncio.StreamWriter) -> None:
+        """An answer in pieces, until the connection is closed."""
+        self.trickles += 1
+        self.trickling += 1
+        try:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n")
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        finally:
+            self.trickling -= 1
 
     async def _stream(self, writer: asyncio.StreamWriter, query: dict[str, list[str]], headers: dict[str, str]) -> bool:
         after = int(headers.get("last-event-id") or self.head)

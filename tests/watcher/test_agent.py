@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from tests.watcher.conftest import Watch, Watching
-from tests.watcher.fake_bus import LOST, PROXY_404, FakeBus, Odd, problem
+from tests.watcher.fake_bus import LOST, PROXY_404, TRICKLE, FakeBus, Odd, problem
 from tests.watcher.support import pids_in, until
 from watcher import logs, processes
 from watcher.folder import KeyFolder
@@ -168,6 +168,24 @@ async def test_a_report_is_repeated_until_the_bus_has_taken_it(bus: FakeBus, wat
         await until(lambda: len(bus.reports) == 4)
         await gone(watching)
     assert bus.outcomes == ["ok"]
+
+
+@pytest.mark.parametrize("route", ["ask", "report"])
+async def test_an_answer_that_trickles_is_given_up_and_asked_for_again(
+    bus: FakeBus, watch: Watch, tmp_path: Path, route: str
+) -> None:
+    """Each piece comes in time, and the whole never does."""
+    async with watch("echo $$ >> pids", top="timeout = 0.3") as watching:
+        await until(lambda: bus.asks)
+        bus.odd[route].append(TRICKLE)
+        bus.post("mel")
+        await until(lambda: bus.trickles == 1)
+        await until(lambda: bus.trickling == 0, "its connection is closed")
+        await until(lambda: bus.outcomes == ["ok"])
+        await gone(watching)
+    asked = [ask["key"] for ask in bus.asks] if route == "ask" else [report["key"] for _, report in bus.reports]
+    assert asked.count(next(iter(bus.wakes.values())).key) >= 2
+    assert starts(tmp_path) == 1
 
 
 @pytest.mark.parametrize(
