@@ -1,10 +1,11 @@
 """The bus's own log lines: structured, to standard error; for people on a terminal, JSON elsewhere."""
 
 import logging
-import sys
 
 import structlog
 from structlog.typing import Processor
+
+from eventlog.stderr import log_stream
 
 #: Libraries whose lines below a warning tell of every request or chunk.
 _LIBRARIES = ("aiosqlite", "asyncio", "sse_starlette", "uvicorn", "uvicorn.access", "uvicorn.error")
@@ -15,16 +16,17 @@ def configure(level: str) -> None:
 
     A traceback is written without the values of variables: one of them may be a token.
     """
+    stream = log_stream()
     shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     rendering: list[Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if sys.stderr.isatty()
+        if stream.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],

@@ -27,6 +27,17 @@ SOAK = os.environ.get("EVENTLOG_SOAK") == "1"
 #: What a wake command of the tests begins with; its folder follows.
 WAKE_AGENT = [sys.executable, "-I", "-S", str(ROOT / "tests" / "wake_agent.py")]
 
+#: Programs to start another one under, whose standard error then takes no line: what its disk, or its reader, does.
+UNWRITABLE = {
+    "full": ["/bin/sh", "-c", 'exec "$@" 2> /dev/full', "sh"],
+    "closed": ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh"],
+    "unread": [
+        sys.executable,
+        "-c",
+        "import os, sys; os.dup2(os.pipe()[1], 2); os.execv(sys.argv[1], sys.argv[1:])",
+    ],
+}
+
 T = TypeVar("T")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.foreign import Foreign
 from tests.raw import exchange, request
-from tests.support import BusProcess, until
+from tests.support import UNWRITABLE, BusProcess, until
 
 pytestmark = pytest.mark.e2e
 
@@ -53,3 +53,12 @@ def test_what_was_asked_for_is_in_no_log_line(level: str, tmp_path: Path) -> Non
         found = [said for said in (auditor, bus.admin_token, "token", "/api/", "evt_") if said in bus.log_text]
         assert found == [], bus.log_text
         assert level != "error" or bus.log_text == "", "what a client does is no error of the bus"
+
+
+@pytest.mark.parametrize("under", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_line_that_cannot_be_written_is_dropped(under: list[str], tmp_path: Path) -> None:
+    (tmp_path / ".config").touch()  # a file, so that the bus cannot write a client's configuration, and says so
+    with BusProcess(tmp_path, under=under) as bus:
+        admin = Foreign(bus.url, bus.admin_token)
+        assert admin.send("mel", "x") > 0
+        assert bus.stop() == 0

@@ -1,16 +1,17 @@
 """Log lines of the watcher: to standard error, readable on a terminal, one JSON object a line otherwise."""
 
 import logging
-import sys
 
 import structlog
+
+from eventlog.stderr import log_stream
 
 
 def configure(level: str) -> None:
     """Set up structlog; `level` is `debug`, `info`, `warning` or `error`."""
-    terminal = sys.stderr.isatty()
+    stream = log_stream()
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer() if stream.isatty() else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -20,5 +21,5 @@ def configure(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
     )

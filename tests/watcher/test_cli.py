@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import clean_environment
+from tests.support import UNWRITABLE, clean_environment
 from tests.watcher.fake_bus import FakeBus
 from tests.watcher.support import DEADLINE_S, alive, pids_in, until
 from watcher import show
@@ -32,11 +32,13 @@ async def run(config_file: Callable[..., Path], tmp_path: Path) -> AsyncIterator
     """Starts watchers in processes of their own, on one state folder."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(agents: str, *, env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    def start(
+        agents: str, *, env: Mapping[str, str] | None = None, under: Sequence[str] = ()
+    ) -> "subprocess.Popen[bytes]":
         arguments = ["--config", str(config_file(agents)), "--state-dir", str(tmp_path / "state")]
         with (tmp_path / "watcher.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "watcher.cli", "run", *arguments],
+                [*under, sys.executable, "-m", "watcher.cli", "run", *arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 env=clean_environment(tmp_path, env),
@@ -154,6 +156,17 @@ async def test_log_lines_are_json_where_no_terminal_is(bus: FakeBus, run: Run, t
     lines = [json.loads(line) for line in (tmp_path / "watcher.log").read_text().splitlines()]
     assert lines[0]["event"] == "watching"
     assert lines[0]["agents"] == ["mel"]
+
+
+@pytest.mark.parametrize("under", UNWRITABLE.values(), ids=UNWRITABLE)
+async def test_a_log_line_that_cannot_be_written_is_dropped(bus: FakeBus, run: Run, under: list[str]) -> None:
+    process = run("true", under=under)
+    await until(lambda: bus.asks or process.poll() is not None)
+    bus.post("mel")
+    await until(lambda: bus.outcomes == ["ok"] or process.poll() is not None)
+    process.terminate()
+    await until(ended(process))
+    assert (process.returncode, bus.outcomes) == (0, ["ok"])
 
 
 async def test_it_tells_systemd_that_it_is_ready_and_alive_and_stops(bus: FakeBus, run: Run, tmp_path: Path) -> None:
