@@ -12,9 +12,11 @@ from typing import Any
 
 from eventlog.errors import ConfigError
 from eventlog.event import NAME, RESERVED, fold
+from eventlog.wire import Wire
 from watcher.prompt import default_template, template_fault
 from watcher.settings import (
     BUILT_IN_WAKERS,
+    DEFAULT_URL,
     FOR_RUNS,
     OWN_DEFAULTS,
     SILENT_WAKERS,
@@ -49,14 +51,20 @@ class Config:
         return Lines(self.path.read_text("utf-8")).of(tuple(key.split(".")))
 
     def token(self) -> str | None:
-        """The watcher's token; None if no place for it is named. Raises ConfigError if the place named has none."""
+        """The watcher's token; None if no place for it is named. Raises ConfigError if the place has no good one."""
         credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "token"
         for place in (self.bus.token_file, str(credential), os.environ.get("EVENTLOG_TOKEN_FILE", "")):
             path = Path(place).expanduser() if place else None
-            if path and os.access(path, os.R_OK) and (token := path.read_text("utf-8").strip()):
-                return token
+            if path and os.access(path, os.R_OK):
+                try:
+                    token = path.read_text("utf-8").strip()
+                except (OSError, UnicodeDecodeError) as error:
+                    mend = "write there what `eventlog token create` prints"
+                    raise ConfigError(f"no token can be read from {path} ({error}); {mend}") from error
+                if token:
+                    return _checked(token, place)
         if token := os.environ.get("EVENTLOG_TOKEN", "").strip():
-            return token
+            return _checked(token, "EVENTLOG_TOKEN")
         if self.bus.token_file:
             raise ConfigError(
                 f"no token can be read from {self.bus.token_file}; write there, readable by this user, what "
@@ -64,6 +72,15 @@ class Config:
                 field="bus.token_file",
             )
         return None
+
+
+def _checked(token: str, place: str) -> str:
+    """The token. Raises ConfigError, naming its place, if the client of the bus would not take it as one."""
+    try:
+        Wire(DEFAULT_URL, token)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.detail}") from error
+    return token
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ class Link:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._token = config.token()
-        self.bus = self._made()
+        self._wrong = ""
+        self.bus = self._made(self._token)
 
-    def _made(self) -> Bus:
-        return Bus(self._config.bus.url, self._token, timeout_s=self._config.bus.timeout)
+    def _made(self, token: str | None) -> Bus:
+        return Bus(self._config.bus.url, token, timeout_s=self._config.bus.timeout)
 
     async def __aenter__(self) -> Self:
         return self
@@ -34,17 +35,24 @@ class Link:
         await self.bus.aclose()
 
     async def refused(self, error: errors.EventlogError) -> None:
-        """After a refusal: if the token's file holds another token by now, that one is used from here on."""
+        """After a refusal: if the token's file holds another token by now, that one is used from here on.
+
+        What is no token, as of a file that is being written, is told of once, and the old one used meanwhile.
+        """
         if not isinstance(error, errors.Unauthorized):
             return
         try:
             token = self._config.token()
-        except errors.ConfigError:
+            bus = self._made(token)
+        except errors.ConfigError as wrong:
+            if wrong.detail != self._wrong:
+                _log.warning("the token is refused, and there is no good one in its place", reason=wrong.detail)
+            self._wrong = wrong.detail
             return
+        self._wrong = ""
         if token != self._token:
             _log.info("the token was renewed")
-            self._token, old = token, self.bus
-            self.bus = self._made()
+            self._token, self.bus, old = token, bus, self.bus
             await old.aclose()
 
     def delay_s(self, failures: int, asked_s: float | None = None, *, tried_s: float = 0.0) -> float:

@@ -331,6 +331,18 @@ def test_check_finds_a_token_that_cannot_be_read(tmp_path: Path) -> None:
     assert "wakes mel" in done.stdout
 
 
+@pytest.mark.parametrize("junk", [b"eventlog: no bus answers\n", b"\xff\xfe\n", None], ids=["words", "bytes", "folder"])
+def test_a_token_file_that_holds_no_token_is_told_of_in_one_line(tmp_path: Path, junk: bytes | None) -> None:
+    path, token = tmp_path / "config.toml", tmp_path / "token"
+    path.write_text(f'[bus]\ntoken_file = "{token}"\n[agents.mel]\ncommand = ["true"]\n')
+    token.mkdir() if junk is None else token.write_bytes(junk)
+    for command, begins in (("check", f"{path}:2: "), ("run", "bus-watcher: ")):
+        done = call(tmp_path, command, "--config", str(path))
+        assert (done.returncode, done.stderr.count("\n")) == (78, 1), done.stderr
+        assert done.stderr.startswith(begins)
+        assert str(token) in done.stderr
+
+
 @pytest.mark.parametrize("command", [["run"], ["install"]])
 def test_a_wrong_configuration_ends_with_78_and_one_line(tmp_path: Path, command: list[str]) -> None:
     done = call(tmp_path, *command, "--config", str(tmp_path / "none.toml"))

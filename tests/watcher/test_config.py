@@ -184,3 +184,16 @@ def test_the_token_is_in_the_environment_where_no_file_is_named(
 def test_a_token_file_without_a_token_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no token can be read"):
         config_with_token_file(tmp_path, tmp_path / "none").token()
+
+
+@pytest.mark.parametrize("junk", [b"eventlog: no bus answers\n", b"\xff\xfe\n", "two\u2028".encode(), None])
+def test_a_place_that_holds_no_token_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, junk: bytes | None
+) -> None:
+    place = tmp_path / "token"
+    place.mkdir() if junk is None else place.write_bytes(junk + b"x")
+    with pytest.raises(ConfigError, match=str(place)):
+        config_with_token_file(tmp_path, place).token()
+    monkeypatch.setenv("EVENTLOG_TOKEN", "no bus answers")
+    with pytest.raises(ConfigError, match="EVENTLOG_TOKEN: the token holds"):
+        config_with_token_file(tmp_path, None).token()

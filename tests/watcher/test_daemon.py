@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.watcher.conftest import Watch
 from tests.watcher.fake_bus import PROXY_404, FakeBus, problem
@@ -211,6 +212,31 @@ async def test_a_renewed_token_is_taken_up(bus: FakeBus, watch: Watch, tmp_path:
         (tmp_path / "token").write_text("the-next-token\n")
         bus.post("mel")
         await until(lambda: bus.outcomes)
+
+
+@pytest.mark.parametrize("junk", [b"eventlog: no bus answers\n", b"\xff\xfe\n", None], ids=["words", "bytes", "folder"])
+async def test_what_is_no_token_is_told_of_once_and_the_old_one_kept_until_a_good_one_is_there(
+    bus: FakeBus, watch: Watch, tmp_path: Path, junk: bytes | None
+) -> None:
+    token, refused = tmp_path / "token", "no stream; trying again"
+    with capture_logs() as lines:
+        async with watch() as watching:
+            await until(lambda: bus.asks)
+            token.unlink()
+            token.mkdir() if junk is None else token.write_bytes(junk)
+            bus.tokens = {"the-next-token"}
+            bus.cut()
+            await until(lambda: [line["event"] for line in lines].count(refused) > 3 or watching.task.done())
+            bus.tokens = {"the-watchers-token"}
+            await until(lambda: len(bus.streams) == 2 or watching.task.done())
+            token.rmdir() if junk is None else token.unlink()
+            token.write_text("the-next-token\n")
+            bus.tokens = {"the-next-token"}
+            bus.cut()
+            bus.post("mel")
+            await until(lambda: bus.outcomes or watching.task.done())
+    (told,) = [line for line in lines if line["event"].startswith("the token is refused")]
+    assert str(token) in told["reason"]
 
 
 async def test_no_more_wakes_run_at_once_than_allowed(bus: FakeBus, watch: Watch, tmp_path: Path) -> None:
