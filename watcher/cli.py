@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 `status`: no watcher runs, or it is not connected; 2 wrong
 state folder, or its disk is full or fails; 78 the configuration is wrong.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 import click
 
 from eventlog.errors import EXIT_CONFIG, ConfigError, EventlogError, Locked, Unavailable
+from watcher.homes import expanded
 
 if TYPE_CHECKING:
     from watcher.settings import AgentSettings
@@ -110,7 +112,8 @@ def check(config: Path | None, as_json: bool) -> None:
             key = "bus.token_file"
             problems = [*problems, configuration.Problem(path, settings.line(key), key, error.detail, "")]
         for name, agent in settings.agents.items():
-            warnings += [f"agent {name!r}: {doubt}" for doubt in _doubts(agent)]
+            with contextlib.suppress(ConfigError):  # a home folder that is not there is among the problems
+                warnings += [f"agent {name!r}: {doubt}" for doubt in _doubts(agent)]
     if as_json:
         found = [{"line": one.line, "key": one.key, "problem": one.what, "mend": one.mend} for one in problems]
         _say_json({"file": str(path), "problems": found, "warnings": warnings})
@@ -260,12 +263,12 @@ def _say_json(value: object) -> None:
 
 def _default_config() -> Path:
     home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path("~/.config").expanduser()) / "bus-watcher" / "config.toml"
+    return (Path(home) if home else expanded("~/.config")) / "bus-watcher" / "config.toml"
 
 
 def _default_state() -> Path:
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path("~/.local/state").expanduser()) / "bus-watcher"
+    return (Path(home) if home else expanded("~/.local/state")) / "bus-watcher"
 
 
 if __name__ == "__main__":

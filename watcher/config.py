@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 import socket
 import tomllib
@@ -13,6 +14,7 @@ from typing import Any
 from eventlog.errors import ConfigError
 from eventlog.event import NAME, RESERVED, fold
 from eventlog.wire import Wire
+from watcher.homes import expanded
 from watcher.prompt import default_template, template_fault
 from watcher.settings import (
     BUILT_IN_WAKERS,
@@ -54,7 +56,7 @@ class Config:
         """The watcher's token; None if no place for it is named. Raises ConfigError if the place has no good one."""
         credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / "token"
         for place in (self.bus.token_file, str(credential), os.environ.get("EVENTLOG_TOKEN_FILE", "")):
-            path = Path(place).expanduser() if place else None
+            path = expanded(place) if place else None
             if path and os.access(path, os.R_OK):
                 try:
                     token = path.read_text("utf-8").strip()
@@ -170,7 +172,23 @@ class _Checker:
             where = (*at, "waker") if "waker" in own else ("defaults", "waker")
             self.wrong(where, f"there is no waker {waker!r}", _nearest(str(waker), choices))
         settings |= self.run(at, settings, own) if settings.get("deliver") == "each" else self.no_run(at, waker, own)
-        return AgentSettings(**{**settings, "name": name})
+        agent = AgentSettings(**{**settings, "name": name})
+        self.homes(at, agent, own, defaults)
+        return agent
+
+    def homes(
+        self, at: tuple[str, ...], agent: AgentSettings, own: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> None:
+        """Every home folder that the paths of an agent name, defaults included, must be there."""
+        words = [("command", word) for word in agent.command if word.startswith("~/")]
+        paths = [(key, getattr(agent, key)) for key in ("cwd", "token_file", "secret_file")]
+        for key, path in [*words, *paths]:
+            try:
+                expanded(path)
+            except ConfigError as error:
+                where = (*at, key) if key in own else ("defaults", key) if key in defaults else at
+                what, _, mend = error.detail.partition("; ")
+                self.wrong(where, f"agent {agent.name!r}: {key} {what}", mend)
 
     def run(self, at: tuple[str, ...], settings: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         """What an agent's settings have besides if it gets runs."""
@@ -198,8 +216,8 @@ class _Checker:
             return default_template()
         where = (*at, "prompt_file") if "prompt_file" in own else ("defaults", "prompt_file")
         try:
-            text = Path(named).expanduser().read_text("utf-8")
-        except (OSError, ValueError) as error:
+            text = expanded(named).read_text("utf-8")
+        except (OSError, ValueError, ConfigError) as error:
             self.wrong(where, f"{named} cannot be read ({error})", "name a template of your own, or none")
             return ""
         fault = template_fault(text)
@@ -219,7 +237,8 @@ class _Checker:
             fault = _fault(fields[key], value)
             if fault:
                 like = fields[key].metadata["like"]
-                self.wrong((*at, key), f"{key} {fault}", f"write it as in {key} = {like}")
+                whose = f"agent {at[-1]!r}: " if at[0] == "agents" else ""
+                self.wrong((*at, key), f"{whose}{key} {fault}", f"write it as in {key} = {like}")
             else:
                 found[key] = tuple(value) if isinstance(value, list) else value
         return found
@@ -261,8 +280,13 @@ def _fault(field: "dataclasses.Field[Any]", value: Any) -> str:
     if field.name in ("env", "settings"):
         if not isinstance(value, dict):
             return "must be a table"
-        texts = told.get("anything") or all(isinstance(item, str) for item in value.values())
-        return "" if texts else "must hold nothing but text in quotes"
+        if told.get("anything"):
+            return "" if _is_json(value) else "must hold nothing that JSON does not have, such as a date"
+        if not all(isinstance(item, str) for item in value.values()):
+            return "must hold nothing but text in quotes"
+        # What no process can be started with would keep the agent from being woken, wake after wake.
+        odd = [name for name, text in value.items() if not name or "=" in name or "\0" in name + text]
+        return f"cannot hold {odd[0]!r}: no name is empty or has a '=', and nothing a NUL" if odd else ""
     if field.name == "command":
         words = isinstance(value, list) and value and all(isinstance(word, str) and "\0" not in word for word in value)
         return "" if words and value[0] else "must be a list of words, the first one the program"
@@ -277,6 +301,14 @@ def _fault(field: "dataclasses.Field[Any]", value: Any) -> str:
     if "choices" in told and value not in told["choices"]:
         return f"is {value!r}, not one of {', '.join(told['choices'])}"
     return ""
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _nearest(name: str, names: list[str]) -> str:

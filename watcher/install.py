@@ -10,6 +10,7 @@ from typing import Final
 from eventlog import systemd
 from eventlog.errors import ConfigError
 from watcher.config import Config
+from watcher.homes import expanded
 
 #: Where a watcher of the whole machine has its files.
 SYSTEM_CONFIG: Final = Path("/etc/bus-watcher/config.toml")
@@ -22,7 +23,7 @@ def write_unit(config: Path, state_dir: Path, *, system: bool, user: str | None)
     token_file = Config.load(config).bus.token_file
     credential = "# No token_file is set."
     if token_file:
-        credential = f"LoadCredential=token:{Path(token_file).expanduser().absolute()}"
+        credential = f"LoadCredential=token:{expanded(token_file).absolute()}"
     name = "system.service" if system else "user.service"
     template = (resources.files("watcher.units") / name).read_text("utf-8")
     text = systemd.render(

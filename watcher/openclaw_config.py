@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from eventlog.errors import ConfigError
 from watcher import json5
+from watcher.homes import expanded
 
 #: Where a gateway listens if nothing says otherwise.
 DEFAULT_PORT: Final = 18789
@@ -36,8 +37,9 @@ def place(environ: Mapping[str, str], profile: str = "") -> Path:
 
     `OPENCLAW_CONFIG_PATH`; else `openclaw.json` in `OPENCLAW_STATE_DIR`; else in `.openclaw`, or `.openclaw-PROFILE`,
     of `OPENCLAW_HOME` or the home folder. The profile is that of `--profile`; the first two win over it.
+    Raises ConfigError if there is no home folder.
     """
-    home = Path(environ.get("OPENCLAW_HOME") or "~").expanduser().absolute()
+    home = expanded(environ.get("OPENCLAW_HOME") or "~").absolute()
 
     def under_home(text: str) -> Path:
         return home / text[2:] if text.startswith("~/") else Path(text).absolute()

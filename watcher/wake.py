@@ -1,5 +1,6 @@
 """Wake: what an ask was answered, checked, and the grant that the shim gets of it."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from eventlog.errors import Unreachable
+from eventlog.errors import ConfigError, Unreachable
 from watcher import wakers
+from watcher.homes import expanded
 from watcher.settings import AgentSettings
 
 #: The bus's longest time until the next ask; an answer that names a longer one, or none, is not trusted.
@@ -95,7 +97,13 @@ def grant(
     """What the shim needs of a wake; neither its token nor any secret. `latest_start` is CLOCK_BOOTTIME.
 
     `run` is what is known of a run's private folder (see watcher/runs.py); None for a wake that is none.
+    Raises OSError if a home folder that the settings name is gone by now.
     """
+    try:
+        argv, cwd = wakers.argv(settings), str(expanded(settings.cwd))
+    except ConfigError as error:
+        # As of a full disk: the wake cannot be stored as things are, and is given back.
+        raise OSError(errno.ENOENT, error.detail) from error
     told = {name: getattr(wake, name) for name in ("id", "agent", "after", "through", "attempt", "timeout_s")}
     environ = {
         **wakers.environment(settings, folder / "grant"),
@@ -115,8 +123,8 @@ def grant(
     return {
         "wake": {**told, "key": wake.key},
         "latest_start": latest_start,
-        "argv": wakers.argv(settings),
-        "cwd": str(Path(settings.cwd).expanduser()),
+        "argv": argv,
+        "cwd": cwd,
         "env": environ,
         "request": request,
         "settings": own,

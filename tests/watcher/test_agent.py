@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -266,6 +267,23 @@ async def test_a_grant_that_cannot_be_stored_is_given_back(
         bus.post("mel")
         await until(lambda: bus.outcomes == ["not_started", "ok"])
     assert starts(tmp_path) == 1
+
+
+async def test_a_wake_whose_home_folder_is_gone_is_given_back(
+    bus: FakeBus, watch: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It was there when the configuration was read."""
+    users = {"ghost": SimpleNamespace(pw_dir=str(tmp_path))}
+    monkeypatch.setattr("pwd.getpwnam", users.__getitem__)
+    async with watch("[agents.mel]\ncommand = ['true']\ncwd = '~ghost'") as watching:
+        await until(lambda: bus.asks)
+        ghost = users.pop("ghost")
+        bus.post("mel")
+        await until(lambda: bus.outcomes or watching.task.done())
+        users["ghost"] = ghost
+        await until(lambda: "ok" in bus.outcomes or watching.task.done())
+    assert bus.outcomes[0] == "not_started"
+    assert "~ghost is in a home folder that is not there" in bus.reports[0][1]["detail"]
 
 
 async def test_a_folder_that_cannot_be_removed_is_reported_again_before_the_next_ask(

@@ -343,6 +343,17 @@ def test_a_token_file_that_holds_no_token_is_told_of_in_one_line(tmp_path: Path,
         assert str(token) in done.stderr
 
 
+def test_a_home_folder_that_is_not_there_is_told_of_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    (tmp_path / "token").write_text("a-token")
+    agent = '[agents.mel]\ncommand = ["true"]\ncwd = "~nosuchuser/x"\n'
+    path.write_text(f'{agent}[bus]\ntoken_file = "{tmp_path}/token"\n')
+    for command in ("check", "run", "install"):
+        done = call(tmp_path, command, "--config", str(path))
+        assert (done.returncode, done.stderr.count("\n")) == (78, 1), done.stderr
+        assert f"{path}:3: agent 'mel': cwd ~nosuchuser/x is in a home folder that is not there; write" in done.stderr
+
+
 @pytest.mark.parametrize("command", [["run"], ["install"]])
 def test_a_wrong_configuration_ends_with_78_and_one_line(tmp_path: Path, command: list[str]) -> None:
     done = call(tmp_path, *command, "--config", str(tmp_path / "none.toml"))

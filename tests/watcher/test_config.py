@@ -116,6 +116,19 @@ def test_a_watcher_without_a_name_has_the_machines(tmp_path: Path) -> None:
         ("timeout = 100", 'deliver = "each"\ninput = "prompt"', 14, "the waker 'openclaw' reads JSON"),
         ("timeout = 100", 'deliver = "each"\nprompt_file = "/nowhere"', 14, "/nowhere cannot be read"),
         ("timeout = 100", "env = { A = 1 }", 13, "env must hold nothing but text in quotes"),
+        ("timeout = 100", 'env = { "A=B" = "x" }', 13, "agent 'tony': env cannot hold 'A=B': "),
+        ("timeout = 100", 'env = { "" = "x" }', 13, "agent 'tony': env cannot hold '': "),
+        ("timeout = 100", 'env = { A = "x\\u0000y" }', 13, "agent 'tony': env cannot hold 'A': "),
+        ("timeout = 200", 'env = { "A\\u0000" = "x" }', 6, "env cannot hold 'A\\x00': "),
+        (
+            "timeout = 100",
+            "settings = { since = 2026-01-01 }",
+            13,
+            "settings must hold nothing that JSON does not have",
+        ),
+        ("timeout = 100", 'cwd = "~nosuchuser/x"', 13, "agent 'tony': cwd ~nosuchuser/x is in a home folder that is"),
+        ("~/hooks-token", "~nosuchuser/x", 12, "agent 'tony': token_file ~nosuchuser/x is in a home folder that is"),
+        ("timeout = 100", 'deliver = "each"\nprompt_file = "~nosuchuser/x"', 14, "~nosuchuser/x cannot be read"),
         ('["wake-mel"]', '"wake-mel"', 9, "command must be a list of words"),
         ('["wake-mel"]', "[]", 9, "command must be a list of words"),
         ('command = ["wake-mel"]', "", 7, "agent 'mel' has no command; add one"),
@@ -140,6 +153,19 @@ def test_a_mistake_is_named_with_its_line_and_its_mend(
     assert said in str(problems[0])
     with pytest.raises(ConfigError):
         Config.load(path)
+
+
+def test_where_no_home_folder_is_each_path_that_needs_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A default is one of them."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    _, problems = check(written(tmp_path, '[agents.mel]\ncommand = ["~/wake", "~nosuchuser"]\n'))
+    assert [(one.line, one.key, one.what) for one in problems] == [
+        (1, "agents.mel", "agent 'mel': cwd ~ is in a home folder that is not there"),
+        (2, "agents.mel.command", "agent 'mel': command ~/wake is in a home folder that is not there"),
+    ]
 
 
 def test_all_mistakes_are_listed_in_the_order_of_their_lines(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from watcher.homes import expanded
+
 #: A way to wake an agent of OpenClaw that ends with exit code 1 since its version 2026.9.6.
 _GONE: Final = re.compile(r"\bopenclaw\b[^\n;|&]*\scron\s+wake\b")
 #: A longer file is no script that somebody wrote by hand.
@@ -14,13 +16,13 @@ _SCRIPT_BYTES_MAX: Final = 65_536
 
 
 def argv(words: Sequence[str]) -> list[str]:
-    """The command with a leading `~/` of each word resolved: there is no shell that would do it."""
-    return [str(Path(word).expanduser()) if word.startswith("~/") else word for word in words]
+    """The command with a leading `~/` of each word resolved: there is no shell that would do it. Raises ConfigError."""
+    return [str(expanded(word)) if word.startswith("~/") else word for word in words]
 
 
 def missing(words: Sequence[str], cwd: str, env: Mapping[str, str]) -> str:
-    """Why the command could not be run as things are, in words; "" if it could."""
-    folder = Path(cwd).expanduser()
+    """Why the command could not be run as things are, in words; "" if it could. Raises ConfigError."""
+    folder = expanded(cwd)
     if not folder.is_dir():
         return f"there is no folder {cwd}"
     program = argv(words)[0]
@@ -31,10 +33,13 @@ def missing(words: Sequence[str], cwd: str, env: Mapping[str, str]) -> str:
 
 
 def gone(words: Sequence[str], cwd: str) -> str:
-    """Where the command, or a script that it names, uses `openclaw cron wake`, which is gone; "" if nowhere."""
+    """Where the command, or a script that it names, uses `openclaw cron wake`, which is gone; "" if nowhere.
+
+    Raises ConfigError as `argv` does.
+    """
     if _GONE.search(" ".join(words)):
         return "the command"
-    folder = Path(cwd).expanduser()
+    folder = expanded(cwd)
     for word in argv(words):
         try:
             found = shutil.which(word) if word == words[0] and "/" not in word else str(folder / word)

@@ -3,10 +3,11 @@
 import http.client
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from eventlog.errors import ConfigError
+from watcher.homes import expanded
 from watcher.wakers import NotStarted
 
 #: How long to wait for a connection. For the answer the wake's own limit counts.
@@ -71,8 +72,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
 def read_secret(path: str) -> str:
     """A token or secret from its file. Raises NotStarted if there is none."""
     try:
-        secret = Path(path).expanduser().read_text("utf-8").strip()
-    except (OSError, ValueError) as error:
+        secret = expanded(path).read_text("utf-8").strip()
+    except (OSError, ValueError, ConfigError) as error:
         raise NotStarted(f"cannot read {path}: {error}") from error
     if not secret.isascii() or not secret.isprintable() or not secret:
         raise NotStarted(f"{path} holds no token or secret")
