@@ -12,6 +12,7 @@ from eventlog import errors
 from eventlog.client import Bus
 from eventlog.sse import Frame
 from tests.support import BusProcess, run_eventlog
+from watcher.config import AGENTS_MAX, NAMES_MAX
 
 pytestmark = pytest.mark.anyio
 
@@ -145,6 +146,18 @@ async def collect(frames: AsyncIterator[Frame], until: int) -> list[Frame]:
         if frame.cursor is not None and frame.cursor >= until:
             break
     return seen
+
+
+async def test_a_stream_can_name_as_many_agents_as_a_watcher_may_have(bus: BusProcess) -> None:
+    agents = [f"{n:0{NAMES_MAX // AGENTS_MAX}}" for n in range(AGENTS_MAX)]
+    kinds = ("message", "ack", "wake.started", "wake.finished", "agent.paused", "agent.resumed")
+    async with Bus(bus.url, bus.admin_token) as client:
+        sent = (await client.send(agents[-1], "x", from_agent="bob"))["id"]
+        last, name = sent - 1, "n" * 64
+        async with client.follow_once(
+            last_event_id=last, agents=agents, events=kinds, watcher=name, node=name, log="0" * 32
+        ) as stream:
+            assert stream.head >= sent
 
 
 async def test_a_follower_sees_every_id_once_through_kills_of_the_bus(bus: BusProcess) -> None:

@@ -28,6 +28,10 @@ from watcher.settings import (
 )
 from watcher.toml_lines import Lines
 
+#: The most agents of one watcher, and the most letters of their names in all: the request for its stream names each,
+#: and a bus reads 1000 parameters, and by default a header of 32 KiB.
+AGENTS_MAX, NAMES_MAX = 900, 20_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -139,6 +143,9 @@ class _Checker:
         if not agents:
             mend = 'add one, as in [agents.mel] with command = ["wake-mel"]'
             self.wrong(("agents",), "no agent is named", mend)
+        if len(agents) > AGENTS_MAX or sum(map(len, agents)) > NAMES_MAX:
+            most = f"a watcher has at most {AGENTS_MAX} agents, and {NAMES_MAX:,} letters in their names"
+            self.wrong(("agents",), most, "divide them between several watchers, each with a state folder of its own")
         if not any(one.deliver == "each" for one in agents.values()):
             for key in FOR_RUNS & defaults.keys():
                 self.wrong(("defaults", key), f"{key} is for runs", 'add deliver = "each", or leave it out')

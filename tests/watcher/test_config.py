@@ -175,6 +175,17 @@ def test_all_mistakes_are_listed_in_the_order_of_their_lines(tmp_path: Path) -> 
         Config.load(path)
 
 
+@pytest.mark.parametrize(("agents", "letters", "good"), [(900, 22, True), (901, 9, False), (400, 60, False)])
+def test_more_agents_than_a_stream_can_name_are_a_mistake(
+    tmp_path: Path, agents: int, letters: int, good: bool
+) -> None:
+    tables = "".join(f'[agents.{n:0{letters}}]\ncommand = ["wake"]\n' for n in range(agents))
+    _, problems = check(written(tmp_path, GOOD.partition("[agents.mel]")[0] + tables))
+    assert [problem.what for problem in problems] == (
+        [] if good else ["a watcher has at most 900 agents, and 20,000 letters in their names"]
+    )
+
+
 def test_a_file_that_is_not_there_or_has_no_agent_is_a_mistake(tmp_path: Path) -> None:
     assert "cannot be read" in str(check(tmp_path / "none.toml")[1][0])
     assert "no agent is named" in str(check(written(tmp_path, ""))[1][0])
