@@ -1,26 +1,22 @@
 """Routes of the log itself: the stream that followers hold, and the history that auditors read."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-import structlog
 from sse_starlette.sse import EventSourceResponse
 from starlette.responses import StreamingResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eventlog.answers import json_response
 from eventlog.call import Call
 from eventlog.errors import BadRequest, Forbidden
 from eventlog.event import KINDS, fold
 from eventlog.follow import Follower
-from eventlog.web import WRITE, abort, check_visible, cursor
+from eventlog.web import WRITE, check_visible, cursor
 from eventlog.window import Filter
 
 #: Kinds of event that say nothing of an agent: an auditor's business alone.
 _AUDITED = frozenset({"token.created", "token.revoked"})
-
-_log = structlog.get_logger()
 
 
 async def stream(call: Call) -> ASGIApp:
@@ -143,49 +139,16 @@ def _unknown_kind(kind: str) -> BadRequest:
 
 
 def _seated(call: Call, response: ASGIApp) -> ASGIApp:
-    """`response`, holding a seat for as long as it lasts; a client that reads nothing for too long loses it.
+    """`response`, holding a seat for as long as it lasts.
 
     Raises TooManyRequests if there is no seat.
     """
 
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        patience = _Patience(scope, send, call.config.send_timeout_s)
         try:
-            await response(scope, receive, patience.send)
+            await response(scope, receive, send)
         finally:
-            patience.end()
             call.desk.seats.leave()
 
     call.desk.seats.take()
     return respond
-
-
-class _Patience:
-    """Cuts a connection whose client reads nothing for `timeout_s`: one timer for its life, not one for each chunk."""
-
-    def __init__(self, scope: Scope, send: Send, timeout_s: float) -> None:
-        self._scope = scope
-        self._send = send
-        self._timeout_s = timeout_s
-        self._loop = asyncio.get_running_loop()
-        #: Since when what was sent last waits for the client, by the loop's clock; None: it does not.
-        self._since: float | None = None
-        self._alarm = self._loop.call_later(timeout_s, self._look)
-
-    async def send(self, message: Message) -> None:
-        """Send, as the server does."""
-        self._since = self._loop.time()
-        await self._send(message)
-        self._since = None
-
-    def _look(self) -> None:
-        waited_s = 0.0 if self._since is None else self._loop.time() - self._since
-        if waited_s >= self._timeout_s:
-            _log.info("a client read nothing for too long; its stream was ended", after_s=self._timeout_s)
-            abort(self._scope)  # the server then says that the client has gone, and the response ends
-        else:
-            self._alarm = self._loop.call_later(self._timeout_s - waited_s, self._look)
-
-    def end(self) -> None:
-        """The response is over."""
-        self._alarm.cancel()

@@ -78,9 +78,8 @@ def listening_socket(config: Config) -> socket.socket:
     the address is in use.
     """
     sock = _from_systemd() or _own(config)
-    # What is set on the listening socket, its connections inherit. A client's machine that is gone is noticed by what
-    # it does not confirm; the server writes something every heartbeat.
-    for option in tcp.options(config.tcp_user_timeout_ms):
+    # What is set on the listening socket, its connections inherit. 0: eventlog.patience ends them, not the kernel.
+    for option in tcp.options(0):
         sock.setsockopt(*option)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, config.send_buffer_bytes)
     sock.listen(BACKLOG)

@@ -36,6 +36,7 @@ from eventlog.listen import Listener, address_of, listening_socket
 from eventlog.lock import DataLock
 from eventlog.log import EventLog
 from eventlog.logs import configure
+from eventlog.patience import Patience
 from eventlog.protocol import Connection, limited
 from eventlog.tokens import digest_of, new_token, write_secret
 
@@ -142,6 +143,7 @@ class _Server(uvicorn.Server):
         application = Application(desk)
         self._connection = limited(config.header_limit_bytes, config.header_timeout_s, application.direct)
         self._listeners: list[Listener] = []
+        self._patience = Patience(config.send_timeout_s, config.tcp_user_timeout_ms)
         super().__init__(
             uvicorn.Config(
                 application,
@@ -198,8 +200,16 @@ class _Server(uvicorn.Server):
         """Serves until it is to end. uvicorn's own looks ten times a second: most of what an idle bus computes."""
         # The tick of a whole second, which sets the Date of answers, each time.
         while not await self.on_tick(0):
+            self._cut()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), 1)
+
+    def _cut(self) -> None:
+        """Cuts connections whose client reads nothing, or is gone. Closing them would wait for it."""
+        transports = [c.transport for c in self.server_state.connections if isinstance(c, Connection)]
+        for transport, why in self._patience.over(transports):
+            _log.info(f"{why}; its connection was cut")
+            transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends followers with a whole frame, then answers what is in flight, then closes.
