@@ -95,7 +95,7 @@ class Config:
     window_events: int = _setting(10_000, "The newest frames that are kept in memory for followers.", least=1)
     window_bytes: int = _setting(16_777_216, "The most memory for those frames.", unit="bytes", least=1_048_576)
     send_timeout_s: float = _setting(
-        30.0, "A stream whose client reads nothing for so long is ended.", unit="s", least=0.1
+        30.0, "A connection whose client reads nothing that waits for it for so long is ended.", unit="s", least=0.1
     )
     tcp_user_timeout_ms: int = _setting(
         5000, "Data that a client's machine does not confirm for so long ends its connection.", unit="ms", least=100

@@ -17,7 +17,10 @@ _TCP_RTO_MAX_MS = 44
 
 
 def options(dead_after_ms: int = DEAD_AFTER_MS) -> list[tuple[int, int, int]]:
-    """Socket options as (level, option, value); a listening socket's connections inherit them."""
+    """Socket options as (level, option, value); a listening socket's connections inherit them.
+
+    With 0 for `dead_after_ms` there is no such limit (RFC 5482): who tells the kernel so finds dead peers by itself.
+    """
     found = [
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
