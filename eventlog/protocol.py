@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from eventlog.answers import Answer, chunk, header_lines, problem
 from eventlog.call import Seats
 from eventlog.errors import BadRequest, EventlogError, TooLarge
-from eventlog.web import ABORT, BODY, WHOLE, WRITE, by_name
+from eventlog.web import BODY, WHOLE, WRITE, by_name
 
 #: Answers a request whose body is in its scope (web.BODY); None if nobody is there any more.
 Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
@@ -142,7 +142,6 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        cast(dict[str, Any], self.scope)[ABORT] = self.transport.abort
         self._used = self._in_header = True
         self._between = False
         self._header_bytes = 0
@@ -215,7 +214,7 @@ class Connection(HttpToolsProtocol):
         if end <= HEAD_BYTES_MAX and b"idempotency-key" not in names and piece[:end].count(b"\n") == len(headers) + 2:
             if len(self.heads) >= HEADS_MAX:
                 self.heads.clear()
-            kept = {name: value for name, value in scope.items() if name not in (ABORT, "client", "state")}
+            kept = {name: value for name, value in scope.items() if name not in ("client", "state")}
             by_name(kept)  # once for all requests that begin so
             self.heads[piece[:end]] = Head(kept, head.length, *direct, keep_alive=head.keep_alive)
         return head

@@ -306,14 +306,3 @@ async def unless_gone(receive: Receive, work: Awaitable[_T]) -> _T:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-#: Where eventlog.server's protocol leaves the way to cut a connection at once.
-ABORT = "eventlog.abort"
-
-
-def abort(scope: Scope) -> None:
-    """Cut the connection and drop what was not sent yet: closing it would wait for a client that reads nothing."""
-    cut = scope.get(ABORT)
-    if cut is not None:
-        cut()
