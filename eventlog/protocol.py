@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: uvicorn's, with limits on a request's header, and a short way for whole requests."""
+"""One HTTP/1.1 connection: uvicorn's, with bounds (eventlog/arriving.py), and a short way for whole requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,12 +7,12 @@ from typing import Any, ClassVar, cast
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from eventlog.answers import Answer, chunk, header_lines, problem
+from eventlog.answers import Answer, chunk
+from eventlog.arriving import HEAD_ENDS, Arriving
 from eventlog.call import Seats
-from eventlog.errors import BadRequest, EventlogError, TooLarge
-from eventlog.web import BODY, WHOLE, WRITE, by_name
+from eventlog.web import BODY, WRITE, by_name
 
 #: Answers a request whose body is in its scope (web.BODY); None if nobody is there any more.
 Respond = Callable[[Scope, Receive], Awaitable[ASGIApp | None]]
@@ -21,10 +21,6 @@ Direct = Callable[[Scope], tuple[Respond, Seats | None] | None]
 
 #: The most headers that are kept with what they mean, and the most bytes of one that is.
 HEADS_MAX, HEAD_BYTES_MAX = 1000, 2048
-#: What may wait behind a request that is being answered, until no more is read.
-HELD_BYTES_MAX = 65_536
-
-_HEAD_ENDS = b"\r\n\r\n"
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -38,39 +34,26 @@ class Head(msgspec.Struct, frozen=True):
     keep_alive: bool
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Arriving):
     """A client's connection.
-
-    The parser itself has no limit: it took megabytes of header, at any pace. `header_limit_bytes` counts the request
-    line and all header lines; `header_timeout_s` runs from the connection's start, or from the first byte of a later
-    request.
 
     Most of what an append costs is HTTP. So a request that comes alone and whole in one piece, and whose route gives a
     whole answer, takes a short way: one task, one write, no ASGI messages; and as a client's headers are the same each
     time, a header that was read by the parser once is known by its bytes from then on. Everything else takes uvicorn's.
     """
 
-    header_limit_bytes = 32_768
-    header_timeout_s = 10.0
     direct: ClassVar[Direct]
     #: Headers by their bytes; shared by all connections of a server.
     heads: ClassVar[dict[bytes, Head]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_header = False
-        self._between = True
-        self._header_bytes = 0
-        self._ended = 0
-        self._alarm: asyncio.TimerHandle | None = None
-        self._refusal: EventlogError | None = None
         # What came when nothing else was under way: a request that is all of it may take the short way.
         self._piece = b""
         self._alone: Head | None = None
         self._answering: asyncio.Task[None] | None = None
         self._seats: Seats | None = None
         self._answered_at = 0.0
-        self._held = b""
         self._last = False
         self._used = False
         self._eof = False
@@ -79,26 +62,15 @@ class Connection(HttpToolsProtocol):
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
-        return self._answering is not None or self._in_cycle
+        return self._answering is not None or super().busy
 
     @property
     def unused(self) -> bool:
         """Whether no request has come yet: one may be on its way."""
         return not self._used and not self.transport.is_closing()
 
-    @property
-    def _in_cycle(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever its type says
-        return cycle is not None and not cycle.response_complete
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The client has connected."""
-        super().connection_made(transport)
-        self._set_alarm()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
-        self._drop_alarm()
         if self._gone is not None:
             self._gone.set()
         super().connection_lost(exc)
@@ -106,61 +78,40 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more: it is gone, or has closed its half and waits for what it asked for."""
         self._eof = True
-        return self._answering is not None and self._gone is None
+        return self._owing
+
+    @property
+    def _owing(self) -> bool:
+        """Whether a client that sends no more is still owed an answer."""
+        return (self._answering is not None and self._gone is None) or (self.flow.write_paused and bool(self._held))
 
     def data_received(self, data: bytes) -> None:
         """Some bytes came."""
-        if self._answering is not None:
-            self._held += data
-            if len(self._held) > HELD_BYTES_MAX:
-                self.flow.pause_reading()
+        if self._answering is not None or self.flow.write_paused:
+            self._hold(data)
             return
         if self._between and not self._in_cycle:
-            end = data.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+            end = data.find(HEAD_ENDS) + len(HEAD_ENDS)
             head = self.heads.get(data[:end])
             if head is not None and len(data) == end + head.length:
                 self._begin(head, data[end:])
                 return
             self._piece = data
-        ended = self._ended
-        super().data_received(data)
+        self._read(data)
         self._piece = b""
         if self._alone is not None:  # more of it is to come, whatever it looked like
             self._alone = None
             self._start_long(self.cycle, self.app)
-        if self._in_header and not self.transport.is_closing():
-            # A header that is not whole yet: nothing of it may have been told to us, so its bytes are counted here,
-            # but for those of a piece that began with other requests.
-            self._header_bytes += len(data) if ended == self._ended else 0
-            if self._header_bytes > self.header_limit_bytes:
-                self._refuse(self._too_large())
-            else:
-                self._set_alarm()
 
     # ---- the parser's calls -----------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._used = self._in_header = True
-        self._between = False
-        self._header_bytes = 0
-
-    def on_headers_complete(self) -> None:
-        """A request's header is whole."""
-        self._in_header = False
-        self._drop_alarm()
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > self.header_limit_bytes:
-            self._refusal = self._too_large()
-            raise self._refusal
-        super().on_headers_complete()
+        self._used = True
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        self._between = True
-        self._ended += 1
-        cast(dict[str, Any], self.scope)[WHOLE] = True
         super().on_message_complete()
         if self._alone is not None:
             head, self._alone = self._alone, None
@@ -195,14 +146,13 @@ class Connection(HttpToolsProtocol):
         piece, headers = self._piece, self.headers
         names = [name for name, _ in headers]
         length = next((value for name, value in headers if name == b"content-length"), b"0")
-        end = piece.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+        end = piece.find(HEAD_ENDS) + len(HEAD_ENDS)
         if (
             not length.isdigit()
             or piece.startswith(b"\r\n")  # empty lines before a request are no part of it
             or len(piece) != end + int(length)
             or b"transfer-encoding" in names
             or self.expect_100_continue
-            or self.parser.should_upgrade()
         ):
             return None
         scope = cast(dict[str, Any], self.scope)
@@ -237,8 +187,7 @@ class Connection(HttpToolsProtocol):
     async def _answer(self, head: Head, scope: Scope) -> None:
         try:
             answer = await head.respond(scope, self._receive)
-            if self.flow.write_paused:
-                await self.flow.drain()
+            # Nothing waits for the client here, as nothing is begun while it leaves much unread.
             if answer is not None and not self.transport.is_closing():
                 assert isinstance(answer, Answer)
                 self._send(answer, keep_alive=head.keep_alive and not self._last)
@@ -255,14 +204,6 @@ class Connection(HttpToolsProtocol):
             self._gone = None
         return {"type": "http.disconnect"}
 
-    def _send(self, answer: Answer, *, keep_alive: bool) -> None:
-        """Send a whole answer in one write."""
-        lines, keep_alive = header_lines(tuple(self.server_state.default_headers), answer.headers, keep_alive)
-        body = answer.body
-        self.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (STATUS_LINE[answer.status], lines, len(body), body))
-        if not keep_alive:
-            self.transport.close()
-
     def _end(self) -> None:
         """A request that took the short way is answered: what came meanwhile is next."""
         self._answering = None
@@ -273,16 +214,21 @@ class Connection(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.cycle is not None:
             self.cycle.response_complete = True
-        held, self._held = self._held, b""
         if self.transport.is_closing():
             return
         if self.timeout_keep_alive_task is None:
             after_s = self.timeout_keep_alive
             self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
         self.flow.resume_reading()  # a long body, or much of what came meanwhile, has paused it
-        if held:
-            self.data_received(held)
-        if self._eof and self._answering is None:
+        if self._held:
+            self._go_on()
+        if self._eof and not self._owing:
+            self.transport.close()
+
+    def resume_writing(self) -> None:
+        """The client has read most of what was left."""
+        super().resume_writing()
+        if self._eof and not self._owing:
             self.transport.close()
 
     # ---- ending -----------------------------------------------------------------------------------------------------
@@ -302,38 +248,6 @@ class Connection(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(max(left_s, 1.0), self.timeout_keep_alive_handler)
         else:
             super().timeout_keep_alive_handler()
-
-    # ---- refusing ---------------------------------------------------------------------------------------------------
-
-    def send_400_response(self, msg: str) -> None:
-        """What the parser could not take is refused."""
-        self._refuse(self._refusal or BadRequest("this is not a request of HTTP/1.1; send one", code="bad_field"))
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the request's header is over {self.header_limit_bytes} bytes; send less")
-
-    def _refuse(self, error: EventlogError) -> None:
-        """Answer and close; only close where that would break into another answer."""
-        self._drop_alarm()
-        self._in_header = False
-        if not self.busy:
-            self._send(problem(error), keep_alive=False)
-        self.transport.close()
-
-    def _set_alarm(self) -> None:
-        if self._alarm is None:
-            self._alarm = self.loop.call_later(self.header_timeout_s, self._too_slow)
-
-    def _drop_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-
-    def _too_slow(self) -> None:
-        if self._in_header:
-            self._refuse(BadRequest(f"the request's header did not arrive within {self.header_timeout_s:g} s"))
-        else:
-            self.transport.close()
 
 
 def limited(header_limit_bytes: int, header_timeout_s: float, direct: Direct) -> type[Connection]:

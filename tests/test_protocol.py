@@ -1,6 +1,8 @@
 """Connections over real sockets: whole requests take a short way, and what it does is what the long way does."""
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import time
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.foreign import Foreign
-from tests.raw import Raw, connect, exchange, read_answer, receive, request
+from tests.raw import Raw, chunked, connect, exchange, read_answer, receive, request
 from tests.support import BusProcess, until
 
 pytestmark = pytest.mark.e2e
@@ -267,3 +269,159 @@ def test_requests_sent_with_a_part_of_another_are_answered(shared_bus: BusProces
         assert [answer.status for answer in answers(sock, count)] == [200] * count
         sock.sendall(one[5:])
         assert read_answer(sock).status == 200
+
+
+# ---- offers of other protocols --------------------------------------------------------------------------------------
+
+#: What `curl --http2` and Java's client send with a request, by default.
+OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+
+
+def in_pieces(bus: BusProcess, sock: socket.socket, *pieces: bytes) -> None:
+    """Send pieces that the bus reads one by one."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connect(bus.url) as other:
+        for piece in pieces:
+            sock.sendall(piece)
+            # What has arrived by the time that another connection is answered was read by itself.
+            other.sendall(get(bus, "/healthz"))
+            assert read_answer(other).status == 200
+
+
+@pytest.mark.parametrize("where", ["whole", "in the header", "before the body", "in the body"])
+@pytest.mark.parametrize("form", ["length", "chunks"])
+def test_an_offer_of_another_protocol_is_ignored(shared_bus: BusProcess, where: str, form: str) -> None:
+    whole = post(shared_bus, f"{where}, {form}", *OFFER, to="upgraded")
+    if form == "chunks":
+        head, _, body = whole.partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")]
+        whole = b"\r\n".join([*lines, b"Transfer-Encoding: chunked"]) + b"\r\n\r\n" + chunked(body, 20)
+    start = whole.index(b"\r\n\r\n") + 4
+    cut = {"whole": 0, "in the header": start - 20, "before the body": start, "in the body": start + 9}[where]
+    with connect(shared_bus.url) as sock:
+        for _ in range(2):
+            in_pieces(shared_bus, sock, whole[:cut], whole[cut:])
+            assert read_answer(sock).status == 201
+        sock.sendall(whole + get(shared_bus, "/readyz", *OFFER) + get(shared_bus, "/readyz"))
+        assert [answer.status for answer in answers(sock, 3)] == [201, 200, 200]
+    assert texts(shared_bus, "upgraded").count(f"{where}, {form}") == 3
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_what_comes_with_an_offer_is_read_as_a_body_alone(shared_bus: BusProcess, pieces: int) -> None:
+    hidden = post(shared_bus, "hidden", to="hidden")
+    whole = request("POST", "/api/send", host="localhost", token=shared_bus.admin_token, body=hidden, headers=OFFER)
+    with connect(shared_bus.url) as sock:
+        cut = 0 if pieces == 1 else len(whole) - len(hidden)
+        in_pieces(shared_bus, sock, whole[:cut], whole[cut:])
+        assert read_answer(sock).code == "bad_json"
+        sock.sendall(get(shared_bus, "/readyz"))
+        assert read_answer(sock).status == 200
+    assert texts(shared_bus, "hidden") == []
+
+
+@pytest.mark.parametrize("target", ["localhost:443", "/readyz", "localhost/readyz"])
+def test_connect_is_refused_and_what_follows_is_not_read(shared_bus: BusProcess, target: str) -> None:
+    with connect(shared_bus.url) as sock:
+        sock.sendall(request("CONNECT", target, host="localhost") + post(shared_bus, "inside", to="inside"))
+        assert read_answer(sock).status == 400
+        assert sock.recv(1) == b""
+    assert texts(shared_bus, "inside") == []
+
+
+# ---- clients that send much, or read nothing ------------------------------------------------------------------------
+
+
+def memory_bytes(bus: BusProcess) -> int:
+    status = Path(f"/proc/{bus.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+
+def deaf(bus: BusProcess) -> socket.socket:
+    """A connection for which the machine holds little of what it does not read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.settimeout(30)
+    sock.connect(("127.0.0.1", bus.port))
+    return sock
+
+
+@pytest.mark.parametrize(("method", "body", "status"), [("GET", None, 200), ("POST", b"{}", 405)])
+def test_what_waits_behind_a_request_is_not_made_into_requests(
+    tmp_path: Path, method: str, body: bytes | None, status: int
+) -> None:
+    """A read brings thousands of small ones, and each came to 2 kB of objects."""
+    small = request(method, "/healthz", host="localhost", body=body, content_type=None)
+    with BusProcess(tmp_path, options=["--send-buffer-bytes", "4096"]) as bus:
+        connections = [deaf(bus) for _ in range(10)]
+        try:
+            assert exchange(bus.url, small).status == status
+            before = memory_bytes(bus)
+            # All of it comes while the bus is stopped, and so in one read each.
+            bus.process.send_signal(signal.SIGSTOP)
+            for sock in connections:
+                sock.sendall(small * 20)
+                sock.setblocking(False)
+                sock.send(small * 5000)
+            bus.process.send_signal(signal.SIGCONT)
+            most = 0
+            for _ in range(20):
+                assert exchange(bus.url, small).status == status
+                most = max(most, memory_bytes(bus))
+            assert most - before < 30_000_000  # it was 100 MB and more
+            for sock in connections:
+                sock.setblocking(True)
+                assert [answer.status for answer in answers(sock, 20)] == [status] * 20
+        finally:
+            for sock in connections:
+                sock.close()
+
+
+def test_refusals_are_not_heaped_up_for_a_client_that_reads_nothing(tmp_path: Path) -> None:
+    """What comes while it leaves much unread is looked at when it has read: so it is taken, once there is a seat."""
+    stops = tmp_path / "stops"
+    stops.mkdir()
+    options, env = ["--sends-max", "1", "--send-buffer-bytes", "4096"], {"EVENTLOG_STOP_AT": str(stops)}
+    count = 1000
+    with BusProcess(tmp_path, options=options, env=env) as bus, connect(bus.url) as holder, deaf(bus) as sock:
+        one = post(bus, "x")
+        os.mkfifo(stops / "bus.append.committed")
+        holder.sendall(one)
+        held = until(lambda: list(stops.glob("bus.append.committed.*")))[0]
+        in_pieces(bus, sock, *[one] * count)
+        held.write_bytes(b"")
+        assert read_answer(holder).status == 201
+        statuses = [answer.status for answer in answers(sock, count)]
+        refused = statuses.count(429)
+        assert statuses == [429] * refused + [201] * (count - refused)
+        assert 0 < refused < count / 2
+        assert len(texts(bus, "mel")) == 1 + count - refused
+
+
+def test_a_client_that_does_not_read_takes_no_seat_from_others(tmp_path: Path) -> None:
+    with BusProcess(tmp_path, options=["--sends-max", "1", "--send-buffer-bytes", "4096"]) as bus, deaf(bus) as sock:
+        admin = Foreign(bus.url, bus.admin_token)
+        for _ in range(5):
+            admin.send("mel", "x" * 100_000)
+        in_pieces(bus, sock, get(bus, "/api/inbox?agent=mel&after=0"), post(bus, "mine", to="other"))
+        assert exchange(bus.url, post(bus, "theirs", to="other")).status == 201
+        page, sent = answers(sock, 2)
+        assert len(page.json["messages"]) == 5
+        assert sent.status == 201
+        assert texts(bus, "other") == ["theirs", "mine"]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, last: bool) -> None:
+    options = ["--send-buffer-bytes", "4096", "--send-timeout-s", "0.3"]
+    with BusProcess(tmp_path, options=options) as bus, deaf(bus) as sock:
+        admin = Foreign(bus.url, bus.admin_token)
+        for _ in range(5):
+            admin.send("mel", "x" * 100_000)
+        sock.sendall(get(bus, "/api/inbox?agent=mel&after=0", *(["Connection: close"] if last else [])))
+        until(lambda: "read nothing for too long" in bus.log_text)
+        seen = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := sock.recv(65536):
+                seen += chunk
+        assert len(seen) < 400_000
