@@ -23,6 +23,9 @@ class _Dropping(io.FileIO):
 def log_stream() -> TextIO:
     """A stream for log lines; nothing is kept back in it, so that what failed is not written later, in pieces."""
     # Python has no standard error where its descriptor was closed at the start; the number may be another file's now.
-    number = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+    try:
+        number = os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno()
+    except io.UnsupportedOperation:
+        return sys.stderr  # a stand-in, in memory
     file = _Dropping(number, "wb", closefd=False)
     return io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", write_through=True)
