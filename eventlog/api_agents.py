@@ -192,7 +192,7 @@ def _agent_or_everyone(call: Call) -> str:
 
 
 def _known(call: Call, name: str) -> bool:
-    return name == EVERYONE or call.bus.store.known(name) or call.bus.presence.knows(name)
+    return name == EVERYONE or call.bus.names.knows(name)
 
 
 def _unknown_wake() -> NotFound:

@@ -14,6 +14,7 @@ from eventlog.history import History
 from eventlog.leases import Leases
 from eventlog.letters import Letters
 from eventlog.mail import TRIES_MAX, Mail, Visible
+from eventlog.names import Names
 from eventlog.notices import Notices
 from eventlog.overview import Overview
 from eventlog.presence import Presence
@@ -80,11 +81,14 @@ class EventLog:
         )
         self._sweep_interval_s = config.sweep_interval_s
         self._hub = Hub(engine.head, store, events_max=config.window_events, bytes_max=config.window_bytes)
+        #: Which agents are known.
+        self.names = Names(store, self.presence)
         self._mail = Mail(
             store,
             engine,
             self._hub,
             self.presence,
+            self.names,
             self.stops,
             cause=self.leases.cause,
             recipients_max=config.recipients_max,
@@ -93,7 +97,7 @@ class EventLog:
         #: The dead letters, as an administrator deals with them.
         self.letters = Letters(store, engine, self._mail)
         self._history = History(store, engine.head, self._mail, Receipts(store, self._hub), self.stops)
-        self._overview = Overview(store, self.leases, self.presence, self.stops)
+        self._overview = Overview(store, self.leases, self.presence, self.names, self.stops)
         self._roster = Roster(tokens)
         self._token_turn = asyncio.Lock()
 

@@ -59,6 +59,7 @@ class Mail:
         engine: Engine,
         hub: Hub,
         presence: Presence,
+        names: Names,
         stops: Stops,
         *,
         cause: Callable[[str], int | None],
@@ -73,7 +74,7 @@ class Mail:
         self._cause = cause
         self._recipients_max = recipients_max
         self._batch_max = batch_max
-        self._names = Names(store, presence)
+        self._names = names
 
     # ---- sending ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from eventlog.errors import NotFound
 from eventlog.event import RESERVED, fold
 from eventlog.leases import Leases
 from eventlog.mail import Visible
+from eventlog.names import Names
 from eventlog.presence import Presence
 from eventlog.seal import wall_now
 from eventlog.stops import Stops
@@ -21,10 +22,11 @@ WAKES_LOOKED_AT = 2
 class Overview:
     """Views of agents, put together from the log, the leases and presence."""
 
-    def __init__(self, store: Store, leases: Leases, presence: Presence, stops: Stops) -> None:
+    def __init__(self, store: Store, leases: Leases, presence: Presence, names: Names, stops: Stops) -> None:
         self._store = store
         self._leases = leases
         self._presence = presence
+        self._names = names
         self._stops = stops
 
     async def agents(self, *, visible: Visible) -> list[AgentView]:
@@ -47,7 +49,7 @@ class Overview:
         over = next((row for row in rows if row.outcome is not None), None)
         return AgentView(
             name=state.name,
-            known=self._store.known(name) or self._presence.knows(name),
+            known=self._names.knows(name),
             unread=await self._store.unread(state, wall_now()),
             dead=await self._store.count_dead(name),
             cursor=state.cursor,

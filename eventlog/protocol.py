@@ -217,8 +217,7 @@ class Connection(Arriving):
         if self.transport.is_closing():
             return
         if self.timeout_keep_alive_task is None:
-            after_s = self.timeout_keep_alive
-            self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
+            self._set_keep_alive(self.timeout_keep_alive)
         self.flow.resume_reading()  # a long body, or much of what came meanwhile, has paused it
         if self._held:
             self._go_on()
@@ -245,9 +244,12 @@ class Connection(Arriving):
         self.timeout_keep_alive_task = None
         left_s = self._answered_at + self.timeout_keep_alive - self.loop.time()
         if self._answering is not None or left_s > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(max(left_s, 1.0), self.timeout_keep_alive_handler)
+            self._set_keep_alive(max(left_s, 1.0))
         else:
             super().timeout_keep_alive_handler()
+
+    def _set_keep_alive(self, after_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(after_s, self.timeout_keep_alive_handler)
 
 
 def limited(header_limit_bytes: int, header_timeout_s: float, direct: Direct) -> type[Connection]:

@@ -32,12 +32,17 @@ class Raw(NamedTuple):
         return str(problem["code"])
 
 
-def connect(url: str) -> socket.socket:
-    """A connection to the bus."""
+def connect(url: str, *, buffer_bytes: int | None = None) -> socket.socket:
+    """A connection to the bus; the machine holds about `buffer_bytes` of what is not read from it."""
     place = urlsplit(url)
     assert place.hostname is not None
     assert place.port is not None
-    return socket.create_connection((place.hostname, place.port), timeout=DEADLINE_S)
+    sock = socket.socket()
+    if buffer_bytes is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    sock.settimeout(DEADLINE_S)
+    sock.connect((place.hostname, place.port))
+    return sock
 
 
 def exchange(url: str, sent: bytes) -> Raw:

@@ -363,6 +363,7 @@ class TestStream:
             seen = b""
             while b"\n: \n" not in seen and b"\n:\n" not in seen:
                 seen += stream.sock.recv(65536)
+        assert b"data:" not in seen
 
     def test_a_watchers_stream_tells_the_bus_who_serves_whom(self, admin: Foreign) -> None:
         with Frames(admin, "/api/stream?agent=served&watcher=mini-9&node=n1") as stream:

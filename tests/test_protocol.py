@@ -129,6 +129,7 @@ def test_a_client_that_went_away_leaves_its_seat(tmp_path: Path) -> None:
             sock.sendall(waiting)
             until(refused)
         until(lambda: not refused())
+        assert exchange(bus.url, get(bus, "/api/inbox?agent=mel&wait=0.001")).json["messages"] == []
 
 
 @pytest.mark.parametrize("waited", [False, True], ids=["at once", "after a wait"])
@@ -339,11 +340,7 @@ def memory_bytes(bus: BusProcess) -> int:
 
 def deaf(bus: BusProcess) -> socket.socket:
     """A connection for which the machine holds little of what it does not read."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.settimeout(30)
-    sock.connect(("127.0.0.1", bus.port))
-    return sock
+    return connect(bus.url, buffer_bytes=4096)
 
 
 @pytest.mark.parametrize(("method", "body", "status"), [("GET", None, 200), ("POST", b"{}", 405)])

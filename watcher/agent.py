@@ -20,7 +20,7 @@ from watcher.settings import AgentSettings
 from watcher.spawn import Shims, apart
 from watcher.state import State
 from watcher.status import AgentStatus, Status, clock
-from watcher.wake import Answer, Granted, asked, grant, read_answer, token_lasts_s
+from watcher.wake import Answer, Granted, asked, check_recorded, grant, read_answer, token_lasts_s
 
 #: Answers to a report that end a wake's folder, besides 200. A proxy's 404 has none of these codes (R13).
 ENDING_CODES: Final = frozenset({"unknown_wake", "already_finished", "superseded"})
@@ -267,10 +267,7 @@ class AgentLoop:
             self._stands.clear()
             try:
                 body = await self._in_time(self._link.bus.report(wake["id"], wake["key"], ended, **told))
-                if (body.get("id"), body.get("outcome")) != (wake["id"], ended):
-                    raise errors.Unreachable(
-                        "what answers is not an event log: it does not say that the outcome is recorded", sent=True
-                    )
+                check_recorded(body, wake["id"], ended)
                 log.info("reported")
                 return
             except errors.EventlogError as error:

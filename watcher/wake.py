@@ -63,6 +63,13 @@ def read_answer(body: Any, key: str) -> Answer:
     return answer
 
 
+def check_recorded(body: Mapping[str, Any], wake_id: int, outcome: str) -> None:
+    """Raises Unreachable if this is not how the bus says that it has a wake's outcome: a proxy may have answered."""
+    if (body.get("id"), body.get("outcome")) != (wake_id, outcome):
+        said = "what answers is not an event log: it does not say that the outcome is recorded"
+        raise Unreachable(said, sent=True)
+
+
 def asked(settings: AgentSettings, watcher: str, node: str) -> dict[str, Any]:
     """The fields of an ask, besides key and agent."""
     return {

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.foreign import Foreign
 from tests.fault.net import Lab, needs_lab
-from tests.raw import read_answer, request
+from tests.raw import connect, read_answer, request
 from tests.support import BusProcess, until
 
 pytestmark = pytest.mark.fault
@@ -39,10 +39,7 @@ def hasty_bus(tmp_path: Path) -> Iterator[BusProcess]:
 
 def ask(bus: BusProcess, address: str, target: str) -> socket.socket:
     """A client that has asked for something, and has little room for the answer."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-    sock.settimeout(30)
-    sock.connect((address, bus.port))
+    sock = connect(f"http://{address}:{bus.port}", buffer_bytes=BUFFER_BYTES)
     sock.sendall(request("GET", target, host="localhost", token=bus.admin_token))
     return sock
 
@@ -84,8 +81,7 @@ def test_a_machine_that_is_gone_is_noticed(tmp_path: Path) -> None:
                 assert stack.enter_context(ask(usual, lab.bus.address, f"/api/stream?{target}")).recv(16)
             # And to one whose window is closed soon.
             assert stack.enter_context(ask(patient, lab.bus.address, "/api/stream?after=0&heartbeat=60")).recv(16)
-        time.sleep(1)
-        assert connections(usual) == before[usual] + 3
+        until(lambda: connections(usual) == before[usual] + 3)
         node.cut()
         start = time.monotonic()
         Foreign(usual.url, usual.admin_token).send("mel")

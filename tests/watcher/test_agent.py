@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from watcher import logs, processes
 from watcher.folder import KeyFolder
 from watcher.spawn import Shims
 from watcher.state import FOLDERS, State
+from watcher.wake import RETRY_S_MIN
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +37,22 @@ async def held(bus: FakeBus, tmp_path: Path) -> None:
     await until(lambda: bus.asks)
     bus.post("mel")
     await until(lambda: starts(tmp_path) == 1)
+
+
+async def ended_unseen(bus: FakeBus, watch: Watch, tmp_path: Path) -> Path:
+    """A wake's folder that was held, and whose command ended while no watcher ran."""
+    async with watch(HELD) as watching:
+        await held(bus, tmp_path)
+        (folder,) = watching.folders()
+    (tmp_path / "go").touch()
+    await until((folder / "outcome").exists)
+    return folder
+
+
+def damage(folder: Path, bus: FakeBus) -> None:
+    """An outcome that says nothing; the lease has run out meanwhile."""
+    (folder / "outcome").write_text("")
+    next(iter(bus.wakes.values())).outcome = "interrupted"
 
 
 async def gone(watching: Watching) -> None:
@@ -243,12 +261,15 @@ async def test_an_ask_that_goes_wrong_is_repeated(bus: FakeBus, watch: Watch, od
     bus.post("mel", told=False)
     async with watch():
         await until(lambda: bus.outcomes == ["ok"])
+    assert len({ask["key"] for ask in bus.asks[:5]}) == 1
 
 
 async def test_an_answer_without_a_sane_time_is_asked_again_in_time(bus: FakeBus, watch: Watch) -> None:
     bus.retry_after_s = -1
+    began = monotonic()
     async with watch():
         await until(lambda: len(bus.asks) >= 3)
+    assert monotonic() - began >= 2 * RETRY_S_MIN
 
 
 async def test_a_grant_that_cannot_be_stored_is_given_back(
@@ -338,11 +359,7 @@ async def test_a_wake_outlives_its_watcher_and_is_reported_once(
 async def test_a_wake_that_ended_without_its_watcher_is_reported_by_the_next(
     bus: FakeBus, watch: Watch, tmp_path: Path
 ) -> None:
-    async with watch(HELD) as watching:
-        await held(bus, tmp_path)
-        (folder,) = watching.folders()
-    (tmp_path / "go").touch()
-    await until((folder / "outcome").exists)
+    await ended_unseen(bus, watch, tmp_path)
     async with watch(HELD):
         await until(lambda: bus.outcomes == ["ok"])
     assert starts(tmp_path) == 1
@@ -356,6 +373,7 @@ async def test_an_agent_that_left_the_configuration_is_reported_for(bus: FakeBus
         (tmp_path / "go").touch()
         await until(lambda: bus.outcomes == ["ok"])
         await until(lambda: "mel" not in watching.status.agents)
+    assert starts(tmp_path) == 1
 
 
 @pytest.mark.fault
@@ -379,13 +397,7 @@ async def test_a_killed_shim_is_reported_once_and_its_command_is_dead(
 async def test_an_unreadable_outcome_sets_the_folder_aside_and_the_agent_lives_on(
     bus: FakeBus, watch: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    async with watch(HELD) as watching:
-        await held(bus, tmp_path)
-        (folder,) = watching.folders()
-    (tmp_path / "go").touch()
-    await until((folder / "outcome").exists)
-    (folder / "outcome").write_text("")
-    next(iter(bus.wakes.values())).outcome = "interrupted"
+    damage(await ended_unseen(bus, watch, tmp_path), bus)
     async with watch(HELD) as watching:
         await until(lambda: bus.outcomes == ["interrupted", "ok"])
         assert len(list((watching.state.path / "broken").iterdir())) == 1
@@ -401,6 +413,7 @@ async def test_a_folder_that_someone_removed_does_not_stop_the_agent(
         next(iter(bus.wakes.values())).outcome = "interrupted"
         (tmp_path / "go").touch()
         await until(lambda: bus.outcomes == ["interrupted", "ok"])
+    assert starts(tmp_path) == 2
 
 
 @pytest.mark.fault
@@ -413,8 +426,7 @@ async def test_a_folder_is_set_aside_though_nothing_is_there_to_take_it(
         (folder,) = watching.folders()
         aside = watching.state.path / "broken"
         aside.rmdir()
-        (folder / "outcome").write_text("")
-        next(iter(bus.wakes.values())).outcome = "interrupted"
+        damage(folder, bus)
         (tmp_path / "go").touch()
         (command,) = pids_in(tmp_path / "pids")
         os.kill(int(processes.stat_fields(str(command))[1]), signal.SIGKILL)
@@ -432,13 +444,7 @@ async def test_a_folder_that_cannot_be_set_aside_is_tried_again_after_a_pause(
             raise error
         return set_aside(state, folder)
 
-    async with watch(HELD) as watching:
-        await held(bus, tmp_path)
-        (folder,) = watching.folders()
-    (tmp_path / "go").touch()
-    await until((folder / "outcome").exists)
-    (folder / "outcome").write_text("")
-    next(iter(bus.wakes.values())).outcome = "interrupted"
+    damage(await ended_unseen(bus, watch, tmp_path), bus)
     monkeypatch.setattr(State, "set_aside", set_aside_or_fail)
     with structlog.testing.capture_logs() as said:
         async with watch(HELD):
@@ -460,6 +466,7 @@ async def test_a_part_of_the_state_folder_that_someone_removed_costs_no_agent_it
         shutil.rmtree(watching.state.path / name)
         bus.post("mel")
         await until(lambda: bus.outcomes == ["ok", "ok"])
+        assert (watching.state.path / name).is_dir()
 
 
 async def test_no_log_line_holds_a_secret(

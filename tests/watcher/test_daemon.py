@@ -142,6 +142,7 @@ async def test_a_hint_during_an_ask_leads_to_another_one(bus: FakeBus, watch: Wa
         await until(lambda: watching.status.cursor == bus.head)
         bus.gates["ask"].set()
         await until(lambda: bus.outcomes)
+    assert len(bus.asks) >= 3
 
 
 async def test_it_asks_again_on_the_timer_that_an_answer_set(bus: FakeBus, watch: Watch) -> None:
@@ -150,6 +151,7 @@ async def test_it_asks_again_on_the_timer_that_an_answer_set(bus: FakeBus, watch
         await until(lambda: bus.asks)
         bus.post("mel", told=False)
         await until(lambda: bus.outcomes)
+    assert len(bus.streams) == 1
 
 
 async def test_a_resumed_agent_is_asked_for(bus: FakeBus, watch: Watch) -> None:
@@ -157,6 +159,7 @@ async def test_a_resumed_agent_is_asked_for(bus: FakeBus, watch: Watch) -> None:
         await until(lambda: len(bus.asks) == 1)
         bus.tell('id: 5\nevent: agent.resumed\ndata: {"agent": "mel"}\n\n')
         await until(lambda: len(bus.asks) == 2)
+    assert bus.asks[0]["key"] == bus.asks[1]["key"]
 
 
 async def test_frames_that_are_none_of_its_business_do_no_harm(bus: FakeBus, watch: Watch) -> None:
@@ -168,6 +171,7 @@ async def test_frames_that_are_none_of_its_business_do_no_harm(bus: FakeBus, wat
         await until(lambda: watching.status.cursor == 7)
         bus.post("mel")
         await until(lambda: bus.outcomes)
+    assert {ask["agent"] for ask in bus.asks} == {"mel"}
 
 
 async def test_it_comes_back_to_a_bus_that_was_away(bus: FakeBus, watch: Watch) -> None:
@@ -178,6 +182,7 @@ async def test_it_comes_back_to_a_bus_that_was_away(bus: FakeBus, watch: Watch) 
         bus.post("mel", told=False)
         await bus.start()
         await until(lambda: bus.outcomes)
+    assert len(bus.streams) == 2
 
 
 async def test_a_bus_that_was_never_there_is_waited_for(bus: FakeBus, watch: Watch) -> None:
@@ -187,12 +192,14 @@ async def test_a_bus_that_was_never_there_is_waited_for(bus: FakeBus, watch: Wat
         await until(lambda: "no bus answers" in watching.status.detail)
         await bus.start()
         await until(lambda: bus.outcomes)
+    assert bus.outcomes == ["ok"]
 
 
 async def test_a_silent_stream_is_taken_for_dead(bus: FakeBus, watch: Watch) -> None:
     bus.heartbeats = False
     async with watch():
         await until(lambda: len(bus.streams) == 2)
+    assert bus.streams[1]["last-event-id"] == str(bus.head)
 
 
 @pytest.mark.parametrize("odd", [PROXY_404, problem(503, "unavailable"), problem(400, "bad_cursor")])
@@ -212,6 +219,7 @@ async def test_a_renewed_token_is_taken_up(bus: FakeBus, watch: Watch, tmp_path:
         (tmp_path / "token").write_text("the-next-token\n")
         bus.post("mel")
         await until(lambda: bus.outcomes)
+    assert bus.outcomes == ["ok"]
 
 
 @pytest.mark.parametrize("junk", [b"eventlog: no bus answers\n", b"\xff\xfe\n", None], ids=["words", "bytes", "folder"])
@@ -251,6 +259,7 @@ async def test_no_more_wakes_run_at_once_than_allowed(bus: FakeBus, watch: Watch
         await until(lambda: (tmp_path / "begun").exists() and len((tmp_path / "begun").read_text().split()) == 2)
         (tmp_path / "go").touch()
         await until(lambda: bus.outcomes == ["ok"] * 3)
+    assert sorted((tmp_path / "begun").read_text().split()) == ["a", "b", "c"]
 
 
 async def test_the_tasks_end_together(bus: FakeBus, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
