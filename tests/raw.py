@@ -38,10 +38,14 @@ def connect(url: str, *, buffer_bytes: int | None = None) -> socket.socket:
     assert place.hostname is not None
     assert place.port is not None
     sock = socket.socket()
-    if buffer_bytes is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-    sock.settimeout(DEADLINE_S)
-    sock.connect((place.hostname, place.port))
+    try:
+        if buffer_bytes is not None:  # before it connects, when the window is agreed upon
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        sock.settimeout(DEADLINE_S)
+        sock.connect((place.hostname, place.port))
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

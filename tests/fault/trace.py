@@ -114,5 +114,6 @@ def _tracers(pid: int) -> set[int]:
             text = status.read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        found.add(int(text.partition("TracerPid:")[2].split()[0]))
+        if "State:\tZ" not in text:  # what has ended is there until its parent asks, and cannot be traced
+            found.add(int(text.partition("TracerPid:")[2].split()[0]))
     return found
