@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from eventlog import errors
+from eventlog.homes import expanded
 
 if TYPE_CHECKING:
     from eventlog.client import Bus
@@ -156,7 +157,7 @@ def link_of(url: str | None, token_file: Path | None, data_dir: Path | None, *, 
     if url is None and data_dir is None and not os.environ.get("EVENTLOG_URL"):
         named = os.environ.get("EVENTLOG_DATA_DIR")
         data_dir = Path(named) if named else None
-    return Link(url, token_file, data_dir.expanduser() if data_dir else None, as_json)
+    return Link(url, token_file, expanded(data_dir) if data_dir else None, as_json)
 
 
 def json_option(command: Callable[..., T]) -> Callable[..., T]:

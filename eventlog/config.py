@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eventlog.errors import ConfigError
+from eventlog.homes import expanded
 
 #: What every setting's environment name begins with.
 ENV_PREFIX = "EVENTLOG_"
@@ -327,7 +328,7 @@ def _parse_text(value: Any) -> str:
 
 
 def _parse_path(value: Any) -> Path:
-    return Path(_parse_text(value)).expanduser()
+    return expanded(_parse_text(value))
 
 
 def _parse_texts(value: Any) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ FOLD_TIMEOUT_MS = 20
 CHECKPOINT_PAGES = 2000
 #: The write-ahead log is cut down to this many bytes when it was folded in.
 WAL_LIMIT_BYTES = 32 * 1024 * 1024
+#: Prepared statements that are kept: those of bundle.py alone are two for each number of messages.
+STATEMENTS_MAX = 256
 #: Memory for cached pages, KiB for each connection.
 CACHE_KIB = 16 * 1024
 
@@ -64,7 +66,7 @@ def make_private(data_dir: Path) -> Path:
 
 def open_writer(path: Path) -> sqlite3.Connection:
     """The one connection that writes and checkpoints. Raises SchemaError if the file is no database."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_MAX)
     try:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA trusted_schema = OFF")

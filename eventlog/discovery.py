@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eventlog.errors import ConfigError
+from eventlog.homes import expanded
 
 
 class Address(NamedTuple):
@@ -18,13 +19,13 @@ class Address(NamedTuple):
 def client_config_path(environ: Mapping[str, str] = os.environ) -> Path:
     """The client's configuration file: `$XDG_CONFIG_HOME/eventlog/config.toml`, by default under ~/.config."""
     home = environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path("~/.config").expanduser()) / "eventlog" / "config.toml"
+    return (Path(home) if home else expanded("~/.config")) / "eventlog" / "config.toml"
 
 
 def read_token(path: Path, said_by: str) -> str:
     """The token in a file. Raises `ConfigError` naming `said_by` if it cannot be read or is empty."""
     try:
-        token = path.expanduser().read_text("utf-8").strip()
+        token = expanded(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"cannot read the token file {path} ({exc}); mend {said_by} or the file") from exc
     if not token:
@@ -113,5 +114,5 @@ def _token(
     if named := environ.get("EVENTLOG_TOKEN_FILE"):
         return read_token(Path(named), "EVENTLOG_TOKEN_FILE")
     if "token_file" in file and file.get("url", "").rstrip("/") == url:
-        return read_token(path.parent / Path(file["token_file"]).expanduser(), f"token_file in {path}")
+        return read_token(path.parent / expanded(file["token_file"]), f"token_file in {path}")
     return None

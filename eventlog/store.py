@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from eventlog import database, lineage, reads
+from eventlog import bundle, database, lineage, reads
 from eventlog.agents import AgentState
 from eventlog.crashpoint import reached
 from eventlog.errors import Unavailable
@@ -281,6 +281,7 @@ def _prepare(connection: sqlite3.Connection, now: float) -> _Opened:
     # What a redaction erased just before a crash may still be in the write-ahead log.
     database.fold_wal(connection)
     reached("bus.open.folded")
+    bundle.prepare(connection)
     return _Opened(connection)
 
 

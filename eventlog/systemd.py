@@ -9,6 +9,7 @@ from string import Template
 from typing import Final, Literal
 
 from eventlog.errors import ConfigError
+from eventlog.homes import expanded
 
 #: Where units go that start with the machine.
 SYSTEM_UNITS: Final = Path("/etc/systemd/system")
@@ -47,7 +48,7 @@ def unit_folder(scope: Literal["user", "system"]) -> Path:
     if scope == "system":
         return SYSTEM_UNITS
     home = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path("~/.config").expanduser()) / "systemd" / "user"
+    return (Path(home) if home else expanded("~/.config")) / "systemd" / "user"
 
 
 def write_unit(path: Path, text: str) -> bool:

@@ -109,6 +109,13 @@ def test_a_wrong_setting_exits_78_and_names_it(capsys: pytest.CaptureFixture[str
     )
 
 
+@pytest.mark.parametrize("words", [["serve", "--port", "0"], ["send", "mel", "hello"], ["anchor"]])
+def test_a_home_folder_that_is_not_there_is_told_of_in_one_line(tmp_path: Path, words: list[str]) -> None:
+    done = run_eventlog(*words, "--data-dir", "~nosuchuser/log", home=tmp_path)
+    assert (done.code, done.err.count("\n")) == (78, 1), done.err
+    assert "~nosuchuser/log is in a home folder that is not there; write the path whole" in done.err
+
+
 def test_no_bus_known_exits_78_and_says_what_to_set(tmp_path: Path) -> None:
     done = run_eventlog("agents", home=tmp_path)
     assert done.code == errors.EXIT_CONFIG

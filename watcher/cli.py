@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 import click
 
 from eventlog.errors import EXIT_CONFIG, ConfigError, EventlogError, Locked, Unavailable
-from watcher.homes import expanded
+from eventlog.homes import expanded
 
 if TYPE_CHECKING:
     from watcher.settings import AgentSettings

@@ -13,8 +13,8 @@ from typing import Any
 
 from eventlog.errors import ConfigError
 from eventlog.event import NAME, RESERVED, fold
+from eventlog.homes import expanded
 from eventlog.wire import Wire
-from watcher.homes import expanded
 from watcher.prompt import default_template, template_fault
 from watcher.settings import (
     BUILT_IN_WAKERS,

@@ -9,8 +9,8 @@ from typing import Final
 
 from eventlog import systemd
 from eventlog.errors import ConfigError
+from eventlog.homes import expanded
 from watcher.config import Config
-from watcher.homes import expanded
 
 #: Where a watcher of the whole machine has its files.
 SYSTEM_CONFIG: Final = Path("/etc/bus-watcher/config.toml")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from eventlog.errors import ConfigError
+from eventlog.homes import expanded
 from watcher import json5
-from watcher.homes import expanded
 
 #: Where a gateway listens if nothing says otherwise.
 DEFAULT_PORT: Final = 18789

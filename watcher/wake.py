@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from eventlog.errors import ConfigError, Unreachable
+from eventlog.homes import expanded
 from watcher import wakers
-from watcher.homes import expanded
 from watcher.settings import AgentSettings
 
 #: The bus's longest time until the next ask; an answer that names a longer one, or none, is not trusted.

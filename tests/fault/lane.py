@@ -19,7 +19,7 @@ from tests.e2e.foreign import Answer
 from tests.e2e.senders import Sender
 from tests.fault.disguise import another_boot
 from tests.fault.launch import QUICK, tuned
-from tests.fault.matrix import HANG, RUN, Cell, Fault, Row
+from tests.fault.matrix import HANG, KNOWN, MESSAGE, RUN, Cell, Fault, Row
 from tests.fault.power import Disk
 from tests.scene import Scene
 from tests.support import BusProcess, WatcherProcess, clean_environment, lock_of, until
@@ -228,7 +228,8 @@ class Lane:
         """Bring about what the row is about, up to its point; and the agent that it is about."""
         row = cell.row
         act: Callable[[Cell], tuple[Stop, str]] = {
-            "a message": self.a_message,
+            MESSAGE: self.a_message,
+            KNOWN: self.a_known_message,
             "a grant": self.a_grant,
             "an ack": self.an_ack,
             "a report with an ack": self.a_report,
@@ -264,6 +265,11 @@ class Lane:
         stop = self.arm(cell.row.point)
         self.send("mel")
         return stop, "mel"
+
+    def a_known_message(self, cell: Cell) -> tuple[Stop, str]:
+        first = {"from_agent": f"cell-{self._number}", "to_agent": "nobody", "payload": {}}
+        assert self.admin.call("POST", "/api/send", first).status == 201
+        return self.a_message(cell)
 
     def a_grant(self, cell: Cell) -> tuple[Stop, str]:
         agent = self.short() if cell.fault in (Fault.CUT_WATCHER, Fault.CUT_BOTH) else "mel"
@@ -407,7 +413,7 @@ class Lane:
             assert b"starter.py" in Path(f"/proc/{command}/cmdline").read_bytes(), (
                 f"the command has begun at {row.point}"
             )
-        if row.occasion == "a message" and row.point in BEFORE_COMMIT:
+        if row.occasion in (MESSAGE, KNOWN) and row.point in BEFORE_COMMIT:
             # The bus answers, so it would have answered the sender, too.
             assert self.admin.call("GET", "/healthz").status == 200
             assert self.sender is not None
@@ -559,7 +565,8 @@ class Lane:
         said = " → ".join(words)
         if cell.row.occasion == "a redaction":
             return "erased"
-        if cell.row.occasion != "a message" or cell.fault not in (Fault.KILL_BUS, Fault.CUT_BUS, Fault.CUT_BOTH):
+        struck = cell.fault in (Fault.KILL_BUS, Fault.CUT_BUS, Fault.CUT_BOTH)
+        if cell.row.occasion not in (MESSAGE, KNOWN) or not struck:
             return said
         assert self.sender is not None
         return f"{'stored' if self.sender.replayed else 'sent again'}; {said}"

@@ -55,7 +55,7 @@ class Row(NamedTuple):
         """
         if self.occasion == HANG:
             return [Fault.KILL_WATCHER]
-        if self.held == "bus" and self.occasion != "a message" and self.point in INNER:
+        if self.held == "bus" and self.occasion not in (MESSAGE, KNOWN) and self.point in INNER:
             return []
         machine = Fault.CUT_BUS if self.held == "bus" else Fault.CUT_WATCHER
         own = {machine if self.point.endswith(FLUSHED) else Fault(f"{self.held} killed")} | MORE.get(self.point, set())
@@ -104,6 +104,9 @@ MORE: Final = {
     "watcher.outcome.seen": {Fault.KILL_BUS},
 }
 
+MESSAGE: Final = "a message"
+#: It changes no agent, so it is stored by one statement.
+KNOWN: Final = "a message between known agents"
 HANG: Final = "a command that hangs"
 #: One message, handed to a command that prints the answer: outcome, answer and ack are one append.
 RUN: Final = "a run"
@@ -120,7 +123,8 @@ def _rows(occasion: str, held: str, alive: frozenset[str], points: Iterable[str]
 
 #: Every row, in the order in which its points are reached.
 ROWS: Final = (
-    *_rows("a message", "bus", _BOTH, APPEND),
+    *_rows(MESSAGE, "bus", _BOTH, APPEND),
+    *_rows(KNOWN, "bus", _BOTH, ("bus.append.decided", "bus.append.committed")),
     *_rows("a grant", "bus", _BOTH, ("bus.ask.decided", *APPEND, "bus.ask.granted")),
     *_rows("an ack", "bus", _ALL, APPEND),
     *_rows("a report with an ack", "bus", _BOTH, ("bus.report.decided", *APPEND, "bus.report.recorded")),

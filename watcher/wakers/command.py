@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from watcher.homes import expanded
+from eventlog.homes import expanded
 
 #: A way to wake an agent of OpenClaw that ends with exit code 1 since its version 2026.9.6.
 _GONE: Final = re.compile(r"\bopenclaw\b[^\n;|&]*\scron\s+wake\b")

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from eventlog.errors import ConfigError
-from watcher.homes import expanded
+from eventlog.homes import expanded
 from watcher.wakers import NotStarted
 
 #: How long to wait for a connection. For the answer the wake's own limit counts.

@@ -10,4 +10,5 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{path} is in a home folder that is not there; write the path whole, from / on") from error
+        mend = "write the path whole, from / on, or set HOME"
+        raise ConfigError(f"{path} is in a home folder that is not there; {mend}") from error

@@ -1,0 +1,68 @@
+"""Bundle: a group of plain messages stored by one statement, which is a transaction by itself."""
+
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from typing import Final
+
+from eventlog.queries import SQL, Write
+
+#: The most messages in one statement. There is one for each number, prepared when that number first comes.
+BUNDLE_MAX: Final = 64
+#: The most bytes of their payloads: SQLite keeps a copy of the rows until their triggers have run.
+BUNDLE_BYTES_MAX: Final = 1024 * 1024
+
+#: For each statement that stores a message: the view that takes its values, and the message's `hops` after them.
+_VIEWS: Final = {"insert_message": "plain_message", "insert_event": "plain_event"}
+#: Where `thread_id`, `id`, `reply_to`, `sender` and `agent` stand among these values, as columns of the view.
+_PLACES: Final = {"insert_message": (4, 0, 5, 3, 2), "insert_event": (5, 0, 6, 4, 3)}
+#: What else a plain message changes: its thread, and a deadline of what it answers.
+_FOLLOWS: Final = frozenset({"put_thread", "answer_deadline"})
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make what `run` needs, for as long as this connection is open."""
+    # The copy of the rows is nobody's to read, and no temporary file's to keep.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    for name, view in _VIEWS.items():
+        hops = SQL[name].count("?")
+        columns = ", ".join(f"0 AS c{number}" for number in range(hops + 1))
+        thread_id, id_, reply_to, sender, agent = _PLACES[name]
+        steps = (
+            _filled(SQL[name], range(hops)),
+            _filled(SQL["put_thread"], (thread_id, id_, hops)),
+            _filled(SQL["answer_deadline"], (reply_to, sender, agent)),
+        )
+        body = "".join(f"{step}; " for step in steps)
+        connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {columns}")
+        connection.execute(f"CREATE TEMP TRIGGER {view}_stored INSTEAD OF INSERT ON {view} BEGIN {body}END")
+
+
+def run(connection: sqlite3.Connection, rows: Sequence[Write], writes: Sequence[Write]) -> bool:
+    """Store `rows`, and what `writes` say follows from them, durably; False, and nothing done, unless all are plain.
+
+    Plain are at most BUNDLE_MAX messages, all with a key or an expiry or all without, that change nothing but threads
+    and what they answer. Each statement of a transaction has to get Python's lock back while the event loop computes.
+    """
+    names = {name for name, _ in rows}
+    if len(rows) > BUNDLE_MAX or len(names) > 1 or not _FOLLOWS.issuperset([name for name, _ in writes]):
+        return False
+    hops = [values[2] for name, values in writes if name == "put_thread"]
+    if len(hops) != len(rows) or sum([len(values[-1]) for _, values in rows]) > BUNDLE_BYTES_MAX:
+        return False
+    values = chain.from_iterable([(*values, each) for (_, values), each in zip(rows, hops, strict=True)])
+    connection.execute(_of(names.pop(), len(rows)), tuple(values))
+    return True
+
+
+@cache
+def _of(name: str, count: int) -> str:
+    row = f"({', '.join('?' * (SQL[name].count('?') + 1))})"
+    return " ".join(("INSERT INTO", _VIEWS[name], "VALUES", ", ".join([row] * count)))
+
+
+def _filled(statement: str, columns: Sequence[int]) -> str:
+    """The statement with these columns of the view in place of its parameters."""
+    first, *rest = statement.split("?")
+    return first + "".join(f"new.c{column}{part}" for column, part in zip(columns, rest, strict=True))
