@@ -10,8 +10,8 @@ from eventlog.queries import SQL, Write
 
 #: The most messages in one statement. There is one for each number, prepared when that number first comes.
 BUNDLE_MAX: Final = 64
-#: The most bytes of their payloads: SQLite keeps a copy of the rows until their triggers have run.
-BUNDLE_BYTES_MAX: Final = 1024 * 1024
+#: The most bytes of their payloads: a prepared statement keeps what it was run with last, and there are many.
+BUNDLE_BYTES_MAX: Final = 64 * 1024
 
 #: For each statement that stores a message: the view that takes its values, and the message's `hops` after them.
 _VIEWS: Final = {"insert_message": "plain_message", "insert_event": "plain_event"}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from eventlog.bundle import BUNDLE_BYTES_MAX, BUNDLE_MAX, prepare, run
+from eventlog.database import STATEMENTS_MAX
 from eventlog.engine import Key
 from eventlog.event import GENESIS, Draft
 from eventlog.migrate import migrate
@@ -116,6 +117,12 @@ def test_it_is_one_statement(connection: sqlite3.Connection) -> None:
     connection.set_trace_callback(None)
     # It is told again with each step of its triggers.
     assert len(set(ran)) == 1
+
+
+def test_what_prepared_statements_keep_is_little() -> None:
+    kinds = 2
+    assert kinds * BUNDLE_MAX <= STATEMENTS_MAX
+    assert kinds * BUNDLE_MAX * BUNDLE_BYTES_MAX <= 8 * 1024 * 1024
 
 
 def test_no_temporary_file_takes_the_payloads(connection: sqlite3.Connection) -> None:
