@@ -13,10 +13,13 @@ BUNDLE_MAX: Final = 64
 #: The most bytes of their payloads: a prepared statement keeps what it was run with last, and there are many.
 BUNDLE_BYTES_MAX: Final = 64 * 1024
 
-#: For each statement that stores a message: the view that takes its values, and the message's `hops` after them.
-_VIEWS: Final = {"insert_message": "plain_message", "insert_event": "plain_event"}
-#: Where `thread_id`, `id`, `reply_to`, `sender` and `agent` stand among these values, as columns of the view.
-_PLACES: Final = {"insert_message": (4, 0, 5, 3, 2), "insert_event": (5, 0, 6, 4, 3)}
+_PLACE: Final = ("agent", "sender", "thread_id", "reply_to")
+_CONTENT: Final = ("header", "salt", "digest", "hash", "payload")
+#: For each statement that stores a message, what its parameters are: with `hops` the columns of a view.
+_COLUMNS: Final = {
+    "insert_message": ("id", "time", *_PLACE, *_CONTENT),
+    "insert_event": ("id", "event", "time", *_PLACE, "expires", "scope", "key", "part", "request", *_CONTENT),
+}
 #: What else a plain message changes: its thread, and a deadline of what it answers.
 _FOLLOWS: Final = frozenset({"put_thread", "answer_deadline"})
 
@@ -25,18 +28,17 @@ def prepare(connection: sqlite3.Connection) -> None:
     """Make what `run` needs, for as long as this connection is open."""
     # The copy of the rows is nobody's to read, and no temporary file's to keep.
     connection.execute("PRAGMA temp_store = MEMORY")
-    for name, view in _VIEWS.items():
-        hops = SQL[name].count("?")
-        columns = ", ".join(f"0 AS c{number}" for number in range(hops + 1))
-        thread_id, id_, reply_to, sender, agent = _PLACES[name]
+    for name, columns in _COLUMNS.items():
+        view = ", ".join(f"0 AS {column}" for column in (*columns, "hops"))
         steps = (
-            _filled(SQL[name], range(hops)),
-            _filled(SQL["put_thread"], (thread_id, id_, hops)),
-            _filled(SQL["answer_deadline"], (reply_to, sender, agent)),
+            _filled(name, columns),
+            _filled("put_thread", ("thread_id", "id", "hops")),
+            _filled("answer_deadline", ("reply_to", "sender", "agent")),
         )
-        body = "".join(f"{step}; " for step in steps)
-        connection.execute(f"CREATE TEMP VIEW {view} AS SELECT {columns}")
-        connection.execute(f"CREATE TEMP TRIGGER {view}_stored INSTEAD OF INSERT ON {view} BEGIN {body}END")
+        connection.execute(f"CREATE TEMP VIEW plain_{name} AS SELECT {view}")
+        connection.execute(
+            f"CREATE TEMP TRIGGER stored_{name} INSTEAD OF INSERT ON plain_{name} BEGIN {' '.join(steps)} END"
+        )
 
 
 def run(connection: sqlite3.Connection, rows: Sequence[Write], writes: Sequence[Write]) -> bool:
@@ -58,11 +60,11 @@ def run(connection: sqlite3.Connection, rows: Sequence[Write], writes: Sequence[
 
 @cache
 def _of(name: str, count: int) -> str:
-    row = f"({', '.join('?' * (SQL[name].count('?') + 1))})"
-    return " ".join(("INSERT INTO", _VIEWS[name], "VALUES", ", ".join([row] * count)))
+    row = f"({', '.join('?' * (len(_COLUMNS[name]) + 1))})"
+    return " ".join(("INSERT INTO", f"plain_{name}", "VALUES", ", ".join([row] * count)))
 
 
-def _filled(statement: str, columns: Sequence[int]) -> str:
+def _filled(name: str, columns: Sequence[str]) -> str:
     """The statement with these columns of the view in place of its parameters."""
-    first, *rest = statement.split("?")
-    return first + "".join(f"new.c{column}{part}" for column, part in zip(columns, rest, strict=True))
+    first, *rest = SQL[name].split("?")
+    return first + "".join(f"new.{column}{part}" for column, part in zip(columns, rest, strict=True)) + ";"

@@ -227,7 +227,10 @@ class _Group:
         reached("bus.append.decided")
         if not self.projector.agents and bundle.run(self._connection, self.rows, self.projector.writes):
             reached("bus.append.committed")
-            return
+        else:
+            self._transact()
+
+    def _transact(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             reached("bus.append.begun")

@@ -1,7 +1,7 @@
 """Plain messages stored by one statement are stored as a transaction of several would, and what is not plain is not."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -15,6 +15,7 @@ from eventlog.migrate import migrate
 from eventlog.projections import Projector
 from eventlog.queries import Write, run_each
 from eventlog.seal import SALT_BYTES, seal
+from tests.appends import ack, message
 
 KEY = Key("mel", "k1", b"r" * 32)
 
@@ -30,10 +31,6 @@ def opened() -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     migrate(connection)
     return connection
-
-
-def message(fields: Mapping[str, Any] | None = None, payload: bytes = b'{"text":"x"}') -> Draft:
-    return Draft("message", {"from_agent": "Ada", "to_agent": "Mel", "type": "TASK", **(fields or {})}, payload)
 
 
 def sealed(drafts: Sequence[Draft], key: Key | None = None, first: int = 1) -> tuple[list[Write], list[Write]]:
@@ -54,19 +51,17 @@ def everything(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]
 
 PLAIN = {
     "one": ([message()], None),
-    "new threads": ([message(), message({"hops": 3}), message({}, b"null")], None),
-    "answers": ([message({"thread_id": 1, "reply_to": 1, "hops": 1}), message({"thread_id": 1, "reply_to": 9})], None),
-    "with a key": ([message(), message({"thread_id": 1, "reply_to": 1, "hops": 2})], KEY),
-    "that expire": ([message({"expires": "2026-12-01T00:00:00Z"}), message({"expires": "2027-01-01T00:00:00Z"})], None),
-    "as many as fit": ([message({"hops": n}) for n in range(BUNDLE_MAX)], None),
+    "new threads": ([message(), message(hops=3), message(payload=b"null")], None),
+    "answers": ([message(thread_id=1, reply_to=1, hops=1), message(thread_id=1, reply_to=9)], None),
+    "with a key": ([message(), message(thread_id=1, reply_to=1, hops=2)], KEY),
+    "that expire": ([message(expires="2026-12-01T00:00:00Z"), message(expires="2027-01-01T00:00:00Z")], None),
+    "as many as fit": ([message(hops=n) for n in range(BUNDLE_MAX)], None),
 }
 
 
 @pytest.mark.parametrize("kind", PLAIN)
 def test_a_plain_group_is_stored_as_several_statements_would(connection: sqlite3.Connection, kind: str) -> None:
-    asked = sealed(
-        [message({"deadline": "2026-12-01T00:00:00Z", "awaits": "reply", "from_agent": "Mel", "to_agent": "Ada"})]
-    )
+    asked = sealed([message("Tony", "Mel", deadline="2026-12-01T00:00:00Z", awaits="reply")])
     drafts, key = PLAIN[kind]
     rows, writes = sealed(drafts, key, first=2)
     with closing(opened()) as other:
@@ -81,15 +76,13 @@ def test_a_plain_group_is_stored_as_several_statements_would(connection: sqlite3
 @pytest.mark.parametrize(
     ("drafts", "more"),
     [
-        pytest.param([message({"deadline": "2026-12-01T00:00:00Z"})], [], id="a deadline of its own"),
-        pytest.param([Draft("ack", {"agent": "mel", "cursor": 0})], [], id="no message"),
+        pytest.param([message(deadline="2026-12-01T00:00:00Z")], [], id="a deadline of its own"),
+        pytest.param([ack(0)], [], id="no message"),
         pytest.param([message(), Draft("agent.paused", {"agent": "mel", "by": "ada"})], [], id="not only messages"),
-        pytest.param([message()], [message({"expires": "2026-12-01T00:00:00Z"})], id="of two kinds"),
+        pytest.param([message()], [message(expires="2026-12-01T00:00:00Z")], id="of two kinds"),
         pytest.param([message()] * (BUNDLE_MAX + 1), [], id="too many"),
-        pytest.param([message({}, b"1" * (BUNDLE_BYTES_MAX // 2))] * 2 + [message()], [], id="too large"),
-        pytest.param(
-            [message({"from_agent": "bus", "type": "DEADLINE", "reply_to": 1})], [], id="a notice of a deadline"
-        ),
+        pytest.param([message(payload=b"1" * (BUNDLE_BYTES_MAX // 2))] * 2 + [message()], [], id="too large"),
+        pytest.param([message(sender="bus", type="DEADLINE", reply_to=1)], [], id="a notice of a deadline"),
     ],
 )
 def test_what_is_not_plain_is_left_alone(

@@ -19,7 +19,7 @@ from tests.e2e.foreign import Answer
 from tests.e2e.senders import Sender
 from tests.fault.disguise import another_boot
 from tests.fault.launch import QUICK, tuned
-from tests.fault.matrix import HANG, KNOWN, MESSAGE, RUN, Cell, Fault, Row
+from tests.fault.matrix import HANG, KNOWN, MESSAGE, MESSAGES, RUN, Cell, Fault, Row
 from tests.fault.power import Disk
 from tests.scene import Scene
 from tests.support import BusProcess, WatcherProcess, clean_environment, lock_of, until
@@ -413,7 +413,7 @@ class Lane:
             assert b"starter.py" in Path(f"/proc/{command}/cmdline").read_bytes(), (
                 f"the command has begun at {row.point}"
             )
-        if row.occasion in (MESSAGE, KNOWN) and row.point in BEFORE_COMMIT:
+        if row.occasion in MESSAGES and row.point in BEFORE_COMMIT:
             # The bus answers, so it would have answered the sender, too.
             assert self.admin.call("GET", "/healthz").status == 200
             assert self.sender is not None
@@ -566,7 +566,7 @@ class Lane:
         if cell.row.occasion == "a redaction":
             return "erased"
         struck = cell.fault in (Fault.KILL_BUS, Fault.CUT_BUS, Fault.CUT_BOTH)
-        if cell.row.occasion not in (MESSAGE, KNOWN) or not struck:
+        if cell.row.occasion not in MESSAGES or not struck:
             return said
         assert self.sender is not None
         return f"{'stored' if self.sender.replayed else 'sent again'}; {said}"

@@ -55,7 +55,7 @@ class Row(NamedTuple):
         """
         if self.occasion == HANG:
             return [Fault.KILL_WATCHER]
-        if self.held == "bus" and self.occasion not in (MESSAGE, KNOWN) and self.point in INNER:
+        if self.held == "bus" and self.occasion not in MESSAGES and self.point in INNER:
             return []
         machine = Fault.CUT_BUS if self.held == "bus" else Fault.CUT_WATCHER
         own = {machine if self.point.endswith(FLUSHED) else Fault(f"{self.held} killed")} | MORE.get(self.point, set())
@@ -107,6 +107,7 @@ MORE: Final = {
 MESSAGE: Final = "a message"
 #: It changes no agent, so it is stored by one statement.
 KNOWN: Final = "a message between known agents"
+MESSAGES: Final = (MESSAGE, KNOWN)
 HANG: Final = "a command that hangs"
 #: One message, handed to a command that prints the answer: outcome, answer and ack are one append.
 RUN: Final = "a run"
